@@ -1,0 +1,64 @@
+"""qphi: variational inference, from a log density to a deep generative model.
+
+Three doors, one engine: `qphi.fit(model, data, key=key)` for a posterior or a latent-variable model of your own, and
+`qphi.VAE().fit(X)` for a generative model of images or vectors. Everything here is imported when it is first used, so
+that `import qphi` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qphi.autoencoders import LatentVariableModel as LatentVariableModel
+    from qphi.bounds import ELBO as ELBO
+    from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
+    from qphi.bounds import ClosedFormKL as ClosedFormKL
+    from qphi.bounds import MonteCarlo as MonteCarlo
+    from qphi.bounds import StickingTheLanding as StickingTheLanding
+    from qphi.errors import InputError as InputError
+    from qphi.estimators import VAE as VAE
+    from qphi.families import DiagonalGaussian as DiagonalGaussian
+    from qphi.families import FullRankGaussian as FullRankGaussian
+    from qphi.families import StandardNormal as StandardNormal
+    from qphi.inference import Trained as Trained
+    from qphi.inference import fit as fit
+    from qphi.inference import load as load
+    from qphi.posterior import Posterior as Posterior
+    from qphi.status import Status as Status
+    from qphi.targets import LogDensity as LogDensity
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ELBO": "qphi.bounds",
+    "ClosedFormEntropy": "qphi.bounds",
+    "ClosedFormKL": "qphi.bounds",
+    "DiagonalGaussian": "qphi.families",
+    "FullRankGaussian": "qphi.families",
+    "InputError": "qphi.errors",
+    "LatentVariableModel": "qphi.autoencoders",
+    "LogDensity": "qphi.targets",
+    "MonteCarlo": "qphi.bounds",
+    "Posterior": "qphi.posterior",
+    "StandardNormal": "qphi.families",
+    "Status": "qphi.status",
+    "StickingTheLanding": "qphi.bounds",
+    "Trained": "qphi.inference",
+    "VAE": "qphi.estimators",
+    "fit": "qphi.inference",
+    "load": "qphi.inference",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qphi' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

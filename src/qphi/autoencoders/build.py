@@ -1,0 +1,93 @@
+"""A variational autoencoder from plain values: what a model file records, and what `VAE` chooses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.autoencoders.conv_networks import ConvFeatures, ConvImage
+from qphi.autoencoders.encoders import GaussianEncoder
+from qphi.autoencoders.likelihoods import AbstractLikelihood, Bernoulli, ContinuousBernoulli, Gaussian
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.networks import MLP, AbstractNetwork, Chain
+from qphi.errors import InputError
+from qphi.families import StandardNormal
+
+__all__ = ["NETWORKS", "Architecture", "build", "choose_network"]
+
+NETWORKS = ("auto", "mlp", "conv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Everything that fixes the shape of a VAE."""
+
+    shape: tuple[int, ...]  # (h, w, channels) or (d,)
+    latent_dim: int
+    likelihood: str
+    network: str
+    hidden: tuple[int, ...]
+    channels: tuple[int, ...] = (32, 64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a model file."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Architecture:
+        """The inverse of `to_json`."""
+        return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def choose_network(shape: tuple[int, ...], network: str) -> str:
+    """'mlp' for vectors and small grey images, 'conv' from 40x40 pixels or with colours up, unless told."""
+    if network not in NETWORKS:
+        raise InputError(f"network={network!r} is not known. Use one of {', '.join(NETWORKS)}.")
+    image = len(shape) == 3
+    if network == "conv" and (not image or min(shape[:2]) < 4):
+        raise InputError(f"network='conv' needs images of at least 4x4 pixels, got {shape}. Use 'mlp' or 'auto'.")
+    if network != "auto":
+        return network
+    return "conv" if image and min(shape[:2]) >= 8 and math.prod(shape) >= 1600 else "mlp"
+
+
+def build(architecture: Architecture, key: PRNGKeyArray, *, scale: float | Float[Array, ""] = 1.0) -> LatentVariableModel:
+    """A fresh model. `scale` is where a Gaussian decoder's learned scale starts, in the model's units."""
+    encoder_key, head_key, decoder_key = jax.random.split(key, 3)
+    a = architecture
+    features, size = _encoder_features(a, encoder_key)
+    return LatentVariableModel(
+        prior=StandardNormal(a.latent_dim),
+        encoder=GaussianEncoder(features, size, a.latent_dim, key=head_key),
+        decoder=_decoder(a, decoder_key),
+        likelihood=_likelihood(a.likelihood, scale),
+    )
+
+
+def _encoder_features(a: Architecture, key: PRNGKeyArray) -> tuple[AbstractNetwork, int]:
+    if a.network == "conv":
+        conv_key, top_key = jax.random.split(key)
+        conv = ConvFeatures(a.shape, a.channels, key=conv_key)  # pyright: ignore[reportArgumentType]
+        top = MLP(conv.out_size, a.hidden[-1], (), activate_last=True, key=top_key)
+        return Chain((conv, top)), a.hidden[-1]
+    size = math.prod(a.shape)
+    return MLP(size, a.hidden[-1], a.hidden[:-1], activate_last=True, key=key), a.hidden[-1]
+
+
+def _decoder(a: Architecture, key: PRNGKeyArray) -> AbstractNetwork:
+    if a.network == "conv":
+        bottom_key, conv_key = jax.random.split(key)
+        bottom = MLP(a.latent_dim, a.hidden[-1], (), activate_last=True, key=bottom_key)
+        conv = ConvImage(a.hidden[-1], a.shape, a.channels[::-1], key=conv_key)  # pyright: ignore[reportArgumentType]
+        return Chain((bottom, conv))
+    return MLP(a.latent_dim, a.shape, a.hidden[::-1], key=key)
+
+
+def _likelihood(name: str, scale: float | Float[Array, ""]) -> AbstractLikelihood:
+    if name == "gaussian":
+        return Gaussian(start=scale)
+    return {"bernoulli": Bernoulli, "continuous-bernoulli": ContinuousBernoulli}[name]()

@@ -1,0 +1,71 @@
+"""Encoders: x -> q_phi(z|x)."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.autoencoders.networks import AbstractNetwork, apply_many, linear
+from qphi.families import AbstractFamily, Batch, DiagonalGaussian, as_family
+
+__all__ = ["AbstractEncoder", "FunctionEncoder", "GaussianEncoder"]
+
+
+class AbstractEncoder(eqx.Module):
+    """A map from one datum to a distribution over its latent."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Array) -> AbstractFamily:
+        """q_phi(z|x) for one datum."""
+
+    def batch(self, xs: Array) -> Batch:
+        """q_phi(z|x_i) for each datum."""
+        return Batch(eqx.filter_vmap(self)(xs))
+
+
+class FunctionEncoder(AbstractEncoder):
+    """Any callable from a datum to a family, or to a NumPyro distribution over one vector."""
+
+    function: Callable
+
+    def __call__(self, x: Array) -> AbstractFamily:
+        return as_family(self.function(x))
+
+
+class GaussianEncoder(AbstractEncoder):
+    """The VAE's encoder: features of x, then a mean branch and a scale branch.
+
+    q_phi(z|x) = N(mu(x), diag(sigma(x)^2)), Kingma & Welling (2014), eq. 9. The log scale passes a soft clip to
+    (-8, 3): it is the identity to three digits where posteriors live, and keeps an early step from overflowing exp.
+    The scale branch starts at zero weights, sigma = 1: the prior's own scale.
+    """
+
+    features: AbstractNetwork
+    mean: eqx.nn.Linear
+    log_scale: eqx.nn.Linear
+
+    def __init__(self, features: AbstractNetwork, feature_size: int, latent_dim: int, *, key: PRNGKeyArray):
+        self.features = features
+        self.mean = linear(feature_size, latent_dim, key=key)
+        branch = linear(feature_size, latent_dim, key=key)
+        self.log_scale = eqx.tree_at(lambda m: m.weight, branch, jnp.zeros_like(branch.weight))
+
+    def __call__(self, x: Float[Array, "..."]) -> DiagonalGaussian:
+        return self._from_features(self.features(x))
+
+    def batch(self, xs: Float[Array, "data ..."]) -> Batch:
+        return Batch(jax.vmap(self._from_features)(apply_many(self.features, xs)))
+
+    def _from_features(self, h: Float[Array, " features"]) -> DiagonalGaussian:
+        return DiagonalGaussian(self.mean(h), soft_clip(self.log_scale(h), -8.0, 3.0))
+
+
+def soft_clip(value: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:
+    """low + softplus(v' - low) with v' = high - softplus(high - v): smooth, monotone, the identity in between."""
+    upper = high - jax.nn.softplus(high - value)
+    return low + jax.nn.softplus(upper - low)

@@ -1,0 +1,185 @@
+"""How good a trained latent-variable model is, in nats, datum by datum.
+
+Randomness is fixed per row: the key of a row is a hash of its own bytes, so a score is the same at every call, whatever
+rows stand beside it. Rows go through the device in blocks of one size, padded, so that nothing recompiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.bounds.factored import kl_to_prior, knows_kl
+from qphi.families import Batch, DiagonalGaussian, StandardNormal
+
+__all__ = ["Evaluation", "Figure", "RowScores", "evaluate", "in_blocks", "row_keys", "score_rows"]
+
+ROWS = 128  # per block
+DRAWS = 8  # particles at once for each row: bounds memory, keeps matrix products large
+ACTIVE = 0.01  # Burda et al. (2016): a unit is active when Var_x(E_q[z|x]) exceeds this
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A mean over data and its standard error."""
+
+    value: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.standard_error:.2f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. Nats per datum in the units of the data; higher is better except for `kl`."""
+
+    elbo: Figure
+    log_likelihood: Figure  # E_q[log p(x|z)]
+    kl: Figure  # KL(q || prior)
+    log_evidence: Figure  # importance-weighted log p(x), from `particles` draws: between the ELBO and the truth
+    bits_per_dimension: float | None  # -log_evidence / (dimensions log 2), for whole-number data
+    active_units: int
+    kl_per_unit: np.ndarray
+    latent_dim: int
+    n: int
+    particles: int
+
+
+class RowScores(eqx.Module):
+    """Per-row results, nats in the model's units."""
+
+    elbo: Float[Array, " data"]
+    log_likelihood: Float[Array, " data"]
+    kl: Float[Array, " data"]
+    log_evidence: Float[Array, " data"]
+    mean: Float[Array, "data dim"]  # of q(z|x)
+    scale: Float[Array, "data dim"]
+
+
+def row_keys(xs: Float[Array, "data ..."], seed: int = 0) -> PRNGKeyArray:
+    """One key per row, from a hash of the row's bits: equal rows get equal keys, wherever they stand."""
+    return jax.vmap(lambda words: _fold(jax.random.key(seed, impl="threefry2x32"), words))(_words(xs))
+
+
+def _words(xs: Array) -> UInt32[Array, "data words"]:
+    xs = xs.astype(jnp.float32) + 0.0  # -0.0 and 0.0 are one number
+    return jax.lax.bitcast_convert_type(xs.reshape(xs.shape[0], -1), jnp.uint32)
+
+
+def _fold(key: PRNGKeyArray, words: UInt32[Array, " words"]) -> PRNGKeyArray:
+    # Two sums of position-dependent mixes, modulo 2^32: exact, so independent of the order of summation.
+    place = jnp.arange(words.size, dtype=jnp.uint32)
+    for multiplier, offset in ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F)):
+        mixed = (words + place * jnp.uint32(offset)) * jnp.uint32(multiplier)
+        mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(0x2C1B3C6D)
+        key = jax.random.fold_in(key, jnp.sum(mixed ^ (mixed >> 12), dtype=jnp.uint32))
+    return key
+
+
+@eqx.filter_jit
+def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], chunks: int, draws: int) -> RowScores:
+    q, p = model.posterior(xs), model.observe(xs)
+    closed = knows_kl(q, model.prior)
+    keys = row_keys(xs)
+
+    def chunk(carry, index):
+        top, total, joint, likelihood = carry
+        chunk_keys = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
+        z = eqx.filter_vmap(lambda member, k: member.sample_many(k, draws), out_axes=1)(q.family, chunk_keys)
+        log_likelihood = p.log_likelihood_many(z)
+        log_prior = model.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
+        log_weights = log_likelihood + log_prior - q.log_prob_many(z)
+        new_top = jnp.maximum(top, jnp.max(log_weights, axis=0))  # streaming log-sum-exp
+        total = total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(log_weights - new_top), axis=0)
+        sums = joint + jnp.sum(log_weights, axis=0), likelihood + jnp.sum(log_likelihood, axis=0)
+        return (new_top, total, *sums), None
+
+    zeros = jnp.zeros(xs.shape[0])
+    start = (jnp.full(xs.shape[0], -jnp.inf), zeros, zeros, zeros)
+    (top, total, joint, likelihood), _ = jax.lax.scan(chunk, start, jnp.arange(chunks))
+    count = chunks * draws
+    likelihood = likelihood / count
+    kl = kl_to_prior(q, model.prior) if closed else likelihood - joint / count
+    mean, scale = moments(q)
+    # normalised by the number of weights actually summed
+    return RowScores(likelihood - kl, likelihood, kl, top + jnp.log(total) - math.log(count), mean, scale)
+
+
+def moments(q: Batch) -> tuple[Float[Array, "data dim"], Float[Array, "data dim"]]:
+    """Mean and standard deviation of each q(z|x_i): exact for Gaussians, from 256 fixed draws otherwise."""
+    if isinstance(q.family, DiagonalGaussian):
+        return q.family.mean, q.family.scale
+    draws = q.sample_many(jax.random.key(0, impl="threefry2x32"), 256)
+    return jnp.mean(draws, axis=0), jnp.std(draws, axis=0)
+
+
+def in_blocks(function, xs: np.ndarray, rows: int = ROWS):
+    """`function` of blocks of exactly `rows` rows (the last one padded), put together again as NumPy arrays.
+
+    Blocks of one size keep a row's result independent of how many rows stand beside it, and compile once.
+    """
+    pieces = []
+    for first in range(0, len(xs), rows):
+        block = xs[first : first + rows]
+        padded = np.concatenate([block, np.repeat(block[-1:], rows - len(block), axis=0)])
+        pieces.append(jax.tree.map(lambda a, n=len(block): np.asarray(a)[:n], function(padded)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+
+
+def score_rows(model: LatentVariableModel, xs: np.ndarray, particles: int) -> RowScores:
+    """ELBO, its parts and the importance-weighted log evidence of each row, from at least `particles` draws.
+
+    log p(x) >= E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], rising with K (Burda et al. 2016, eq. 8).
+    `particles` is rounded up to a whole number of chunks of 8.
+    """
+    draws = min(DRAWS, particles)
+    chunks = -(-particles // draws)
+    return in_blocks(lambda block: _score_block(model, jnp.asarray(block), chunks, draws), xs)
+
+
+def evaluate(
+    model: LatentVariableModel,
+    xs: np.ndarray,
+    *,
+    particles: int = 500,
+    log_jacobian: float = 0.0,
+    whole: bool = False,
+) -> Evaluation:
+    """Every figure of `Evaluation`. `log_jacobian` moves densities from the model's units to those of the data."""
+    rows = score_rows(model, xs, particles)
+    evidence = _figure(rows.log_evidence + log_jacobian)
+    per_unit = _kl_per_unit(model, rows)
+    return Evaluation(
+        elbo=_figure(rows.elbo + log_jacobian),
+        log_likelihood=_figure(rows.log_likelihood + log_jacobian),
+        kl=_figure(rows.kl),
+        log_evidence=evidence,
+        bits_per_dimension=-evidence.value / (math.prod(xs.shape[1:]) * math.log(2)) if whole else None,
+        active_units=int(np.sum(np.var(rows.mean, axis=0) > ACTIVE)),
+        kl_per_unit=per_unit,
+        latent_dim=model.latent_dim,
+        n=len(xs),
+        particles=-(-particles // min(DRAWS, particles)) * min(DRAWS, particles),
+    )
+
+
+def _figure(values: Float[np.ndarray, " data"]) -> Figure:
+    values = np.asarray(values, dtype=np.float64)
+    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Figure(float(np.mean(values)), float(error))
+
+
+def _kl_per_unit(model: LatentVariableModel, rows: RowScores) -> np.ndarray:
+    """KL of each latent unit to N(0, 1), averaged over data; NaN for other priors, where units do not separate."""
+    if not isinstance(model.prior, StandardNormal):
+        return np.full(model.latent_dim, np.nan)
+    mean, scale = np.asarray(rows.mean, np.float64), np.asarray(rows.scale, np.float64)
+    return np.mean(0.5 * (mean**2 + scale**2 - 2 * np.log(scale) - 1), axis=0)

@@ -1,0 +1,62 @@
+"""What one does with a trained latent space: encode, decode, sample, interpolate."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.autoencoders.evaluation import in_blocks, moments
+from qphi.autoencoders.model import LatentVariableModel
+
+__all__ = ["decode_means", "interpolate_between", "posterior_moments", "sample_data"]
+
+
+@eqx.filter_jit
+def _moments(model: LatentVariableModel, xs: Float[Array, "data ..."]):
+    return moments(model.posterior(xs))
+
+
+@eqx.filter_jit
+def _means(model: LatentVariableModel, z: Float[Array, "data dim"]) -> Array:
+    return model.mean(z)
+
+
+@eqx.filter_jit
+def _draws(model: LatentVariableModel, keys: PRNGKeyArray, noise: bool) -> Array:
+    split = jax.vmap(jax.random.split)(keys)
+    z = jax.vmap(model.prior.sample)(split[:, 0])
+    if not noise:
+        return model.mean(z)
+    return jax.vmap(model.likelihood.sample)(split[:, 1], model.decode(z))
+
+
+def posterior_moments(model: LatentVariableModel, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of q(z|x_i), each (n, latent_dim)."""
+    return in_blocks(lambda block: _moments(model, jnp.asarray(block)), xs)
+
+
+def decode_means(model: LatentVariableModel, z: np.ndarray) -> np.ndarray:
+    """E[x|z] of each row."""
+    return in_blocks(lambda block: _means(model, jnp.asarray(block)), z)
+
+
+def sample_data(model: LatentVariableModel, count: int, seed: int, noise: bool) -> np.ndarray:
+    """`count` draws of x; the i-th is the same whatever `count` is."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0x5A)  # not a stream that training used
+
+    def block(numbers: np.ndarray) -> Array:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(numbers))
+        return _draws(model, keys, noise)
+
+    return in_blocks(block, np.arange(count))
+
+
+def interpolate_between(
+    a: Float[np.ndarray, " dim"], b: Float[np.ndarray, " dim"], steps: int
+) -> Float[np.ndarray, "steps dim"]:
+    """Points on the straight line from a to b, ends included."""
+    weight = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
+    return (1 - weight) * a + weight * b

@@ -1,0 +1,92 @@
+"""A latent-variable model: theta (prior, decoder, likelihood) and phi (encoder) in one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.autoencoders.encoders import AbstractEncoder, FunctionEncoder
+from qphi.autoencoders.likelihoods import AbstractLikelihood, FromDistribution
+from qphi.autoencoders.networks import apply_many
+from qphi.bounds import FactoredDensity
+from qphi.families import AbstractFamily, Batch, as_family
+
+__all__ = ["LatentVariableModel", "Observed"]
+
+
+class LatentVariableModel(eqx.Module):
+    """p_theta(x, z) = p(z) p_theta(x|z), with the encoder q_phi(z|x) that is trained beside it.
+
+    prior: a qphi family, or a NumPyro distribution over one vector (then constant).
+    encoder: a callable from one datum x to q_phi(z|x): a family or a NumPyro distribution over one vector.
+    decoder: a callable from one z to the likelihood's parameters, any array.
+    likelihood: an `AbstractLikelihood`, or a callable from the decoder's outputs to a NumPyro distribution over x.
+
+    Every inexact array in the tree is trained; wrap a constant in `jax.lax.stop_gradient` where it is used.
+    """
+
+    prior: AbstractFamily
+    encoder: AbstractEncoder
+    decoder: Callable
+    likelihood: AbstractLikelihood
+
+    def __init__(self, prior, encoder: Callable, decoder: Callable, likelihood: Callable | AbstractLikelihood):
+        for name, part in (("encoder", encoder), ("decoder", decoder)):
+            if not callable(part):
+                raise TypeError(f"The {name} must be callable, got {type(part).__name__}.")
+        self.prior = as_family(prior, frozen=True)
+        self.encoder = encoder if isinstance(encoder, AbstractEncoder) else FunctionEncoder(encoder)
+        self.decoder = decoder
+        self.likelihood = (
+            likelihood if isinstance(likelihood, AbstractLikelihood) else FromDistribution(likelihood)
+        )
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of z."""
+        return self.prior.dim
+
+    def posterior(self, xs: Float[Array, "data ..."]) -> Batch:
+        """q_phi(z|x_i) of each datum."""
+        return self.encoder.batch(xs)
+
+    def observe(self, xs: Float[Array, "data ..."]) -> Observed:
+        """p_theta(x_i, z) as a function of z, for each datum: the density that a bound is taken of."""
+        return Observed(self, xs)
+
+    def decode(self, z: Float[Array, "data dim"]) -> Array:
+        """The decoder's outputs (unconstrained) for each z."""
+        return apply_many(self.decoder, z)
+
+    def mean(self, z: Float[Array, "data dim"]) -> Array:
+        """E[x|z] for each z."""
+        return jax.vmap(self.likelihood.mean)(self.decode(z))
+
+    def sample(self, key: PRNGKeyArray, count: int) -> tuple[Array, Array]:
+        """`count` draws of (z, x) from p_theta(x, z), observation noise included."""
+        z_key, x_key = jax.random.split(key)
+        z = self.prior.sample_many(z_key, count)
+        return z, jax.vmap(self.likelihood.sample)(jax.random.split(x_key, count), self.decode(z))
+
+
+class Observed(FactoredDensity):
+    """log p_theta(x_i, z) for a batch of data: a density over z, one for each datum."""
+
+    model: LatentVariableModel
+    xs: Float[Array, "data ..."]
+
+    @property
+    def prior(self) -> AbstractFamily:
+        return self.model.prior
+
+    def log_likelihood_many(
+        self, z: Float[Array, "particles data dim"]
+    ) -> Float[Array, "particles data"]:
+        particles, data, dim = z.shape
+        outputs = self.model.decode(z.reshape(particles * data, dim))  # one large batch: fast matrix products
+        outputs = jax.tree.map(lambda a: a.reshape(particles, data, *a.shape[1:]), outputs)
+        over_data = jax.vmap(self.model.likelihood.log_prob)
+        return jax.vmap(over_data, in_axes=(0, None))(outputs, self.xs)

@@ -1,0 +1,130 @@
+"""Theta and phi together: sizes, splits and budgets chosen from the data, then the one loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.objective import AutoencodingObjective
+from qphi.bounds import ELBO, AbstractBound
+from qphi.loop import BLOCK, Progress, Result, Run, drive, start
+from qphi.solvers import AbstractSolver, Problem, StochasticGradient
+from qphi.stopping import Plateau
+
+__all__ = ["Training", "hold_out", "plan"]
+
+MAX_STEPS = 200_000  # where a fit without a budget of its own gives up
+HELD_OUT_FRACTION = 0.1
+MOST_HELD_OUT = 10_240
+FEWEST_TO_SPLIT = 20  # below this, setting rows apart costs more than it tells
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A fit that is set up: what `drive` needs, chosen from the data by `plan`."""
+
+    problem: Problem
+    solver: AbstractSolver
+    stopping: Plateau
+    trained: Any
+    key: PRNGKeyArray
+    check_every: int
+    steps_per_epoch: int
+
+    def start(self) -> Run:
+        """The run before its first step."""
+        return start(self.problem, self.solver, self.stopping, self.trained, self.key)
+
+    def drive(
+        self,
+        run: Run,
+        *,
+        max_epochs: float | None = None,
+        max_time: float | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        save: Callable[[Run, dict[str, list[float]], float], None] | None = None,
+        history: dict[str, list[float]] | None = None,
+        seconds_before: float = 0.0,
+    ) -> Result:
+        """Advance the run until it converges or a budget (rounded up to a whole number of checks) is met."""
+        max_steps = MAX_STEPS if max_epochs is None else max(1, round(max_epochs * self.steps_per_epoch))
+        return drive(
+            self.problem,
+            self.solver,
+            self.stopping,
+            run,
+            self.key,
+            max_steps=max_steps,
+            check_every=min(self.check_every, max_steps),
+            steps_per_epoch=self.steps_per_epoch,
+            max_time=max_time,
+            watch=watch,
+            save=save,
+            history=history,
+            seconds_before=seconds_before,
+        )
+
+    def whole(self, answer: Any) -> LatentVariableModel:
+        """The trained model with these arrays in it."""
+        return self.problem.whole(answer)
+
+
+def hold_out(size: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers for training and for held-out checks: a random tenth, at least 1 and at most 10,240.
+
+    Fewer than 20 rows are used for both. Above one block the held-out number is a whole number of blocks.
+    """
+    if size < FEWEST_TO_SPLIT:
+        return np.arange(size), np.arange(size)
+    count = min(int(round(size * HELD_OUT_FRACTION)), MOST_HELD_OUT)
+    if count > BLOCK:
+        count -= count % BLOCK
+    order = np.asarray(jax.random.permutation(key, size))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def plan(
+    model: LatentVariableModel,
+    train: Array,
+    held_out: Array,
+    key: PRNGKeyArray,
+    *,
+    bound: AbstractBound | None = None,
+    beta: float = 1.0,
+    learning_rate: float = 1e-3,
+    batch_size: int | None = None,
+    warm_up_epochs: float = 0.0,
+    patience: int = 8,
+    refinements: int = 2,
+) -> Training:
+    """Choose batch size, check interval and averaging from the number of rows.
+
+    Batches: about 16 an epoch, between 16 and 128 rows. Checks: every epoch, but at least 50 steps apart, so that small
+    data are not checked more than they are trained on, and at most 1,000.
+    """
+    size = train.shape[0]
+    if batch_size is None:
+        batch_size = int(np.clip(2 ** int(np.log2(max(size / 16, 1))), 16, 128))
+    steps_per_epoch = max(1, size // min(batch_size, size))
+    check_every = int(np.clip(steps_per_epoch, 50, 1000))
+    solver = StochasticGradient(
+        learning_rate=learning_rate, batch_size=batch_size, average_over=check_every, refinements=refinements
+    )
+    warm_up = round(warm_up_epochs * steps_per_epoch)
+    bound = ELBO() if bound is None else bound
+    problem, trained = Problem.of(
+        model,
+        objective=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(warm_up)),
+        scoring=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(0)),
+        train=jnp.asarray(train),
+        held_out=jnp.asarray(held_out),
+    )
+    stopping = Plateau(patience=patience, warm_up=warm_up)
+    return Training(problem, solver, stopping, trained, key, check_every, steps_per_epoch)

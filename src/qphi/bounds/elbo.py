@@ -1,0 +1,131 @@
+"""The evidence lower bound in its forms. All have the same value in expectation; they differ in noise.
+
+L(q) = E_q[log p(x, z) - log q(z)] = E_q[log p(x, z)] + H[q] = E_q[log p(x|z)] - KL(q || p(z)) <= log p(x),
+with equality exactly when q is the posterior, and log p(x) - L(q) = KL(q || p(z|x)).
+Sources: Jordan et al. (1999); Kingma & Welling (2014), eq. 2, 3 and 7.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.bounds.base import AbstractBound, Density, Estimate, Variational
+from qphi.bounds.factored import FactoredDensity, kl_to_prior, knows_kl
+
+__all__ = ["ELBO", "ClosedFormEntropy", "ClosedFormKL", "MonteCarlo", "StickingTheLanding"]
+
+
+class MonteCarlo(AbstractBound):
+    """(1/K) sum_k [log p(x, z_k) - log q(z_k)], differentiated through everything (the total, or pathwise, gradient).
+
+    Needs nothing in closed form. For a factored density the second part is the Monte Carlo KL.
+    Source: Kingma & Welling (2014), eq. 6.
+    """
+
+    particles: int = 1
+
+    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        z = q.sample_many(key, self.particles)
+        return _from_draws(q, p, z, q.log_prob_many(z))
+
+
+class StickingTheLanding(AbstractBound):
+    """The Monte Carlo bound with the score of q dropped from its gradient: log q is frozen, its draws are not.
+
+    Unbiased, since E_q[grad_phi log q_phi(z)] = 0; has no variance at all where q is the posterior. Noisier than
+    `ClosedFormEntropy` far from it. Source: Roeder, Wu & Duvenaud (2017), arXiv 1703.09194.
+    """
+
+    particles: int = 1
+
+    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        z = q.sample_many(key, self.particles)
+        return _from_draws(q, p, z, _frozen(q).log_prob_many(z))
+
+
+class ClosedFormEntropy(AbstractBound):
+    """(1/K) sum_k log p(x, z_k) + H[q] with the entropy exact. Quiet far from the posterior.
+
+    Raises TypeError when q has no closed-form entropy. Source: Kucukelbir et al. (2017), eq. 6.
+    """
+
+    particles: int = 1
+
+    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        z = q.sample_many(key, self.particles)
+        log_joint, entropy = p.log_density_many(z), q.entropy()
+        elbo = jnp.mean(log_joint, axis=0) + entropy
+        return Estimate(
+            elbo,
+            elbo,
+            {"log_joint": jnp.mean(log_joint, axis=0), "entropy": entropy},
+            log_joint - q.log_prob_many(z),
+        )
+
+
+class ClosedFormKL(AbstractBound):
+    """(1/K) sum_k log p(x|z_k) - KL(q || p(z)) with the KL exact: the VAE's form.
+
+    Raises TypeError when the density does not say what its prior is, or the pair (q, prior) has no closed form.
+    Source: Kingma & Welling (2014), eq. 7.
+    """
+
+    particles: int = 1
+
+    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        if not isinstance(p, FactoredDensity):
+            raise TypeError(
+                f"ClosedFormKL needs a density that is a likelihood times a prior; {type(p).__name__} is not one. "
+                "Use qphi.ClosedFormEntropy() or qphi.StickingTheLanding()."
+            )
+        z = q.sample_many(key, self.particles)
+        log_likelihood, kl = p.log_likelihood_many(z), kl_to_prior(q, p.prior)
+        elbo = jnp.mean(log_likelihood, axis=0) - kl
+        log_weights = log_likelihood + _log_prior(p, z) - q.log_prob_many(z)
+        return Estimate(
+            elbo, elbo, {"log_likelihood": jnp.mean(log_likelihood, axis=0), "kl": kl}, log_weights
+        )
+
+
+class ELBO(AbstractBound):
+    """The quietest form at hand: the KL in closed form, else the entropy in closed form, else Monte Carlo."""
+
+    particles: int = 1
+
+    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        return self.form(q, p)(q, p, key)
+
+    def form(self, q: Variational, p: Density) -> AbstractBound:
+        """The form that would be used for this pair."""
+        if isinstance(p, FactoredDensity):
+            known = knows_kl(q, p.prior)
+            return ClosedFormKL(self.particles) if known else MonteCarlo(self.particles)
+        return ClosedFormEntropy(self.particles) if q.has_entropy else MonteCarlo(self.particles)
+
+
+def _from_draws(
+    q: Variational, p: Density, z: Float[Array, "particles *data dim"], log_q: Float[Array, "particles *data"]
+) -> Estimate:
+    if isinstance(p, FactoredDensity):
+        log_likelihood, kl = p.log_likelihood_many(z), log_q - _log_prior(p, z)
+        parts, log_weights = {"log_likelihood": log_likelihood, "kl": kl}, log_likelihood - kl
+    else:
+        log_joint = p.log_density_many(z)
+        parts, log_weights = {"log_joint": log_joint, "entropy": -log_q}, log_joint - log_q
+    elbo = jnp.mean(log_weights, axis=0)
+    return Estimate(elbo, elbo, {k: jnp.mean(v, axis=0) for k, v in parts.items()}, log_weights)
+
+
+def _log_prior(p: FactoredDensity, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:
+    flat = p.prior.log_prob_many(z.reshape(-1, z.shape[-1]))
+    return flat.reshape(z.shape[:-1])
+
+
+def _frozen(q: Variational) -> Variational:
+    arrays, rest = eqx.partition(q, eqx.is_inexact_array)
+    return cast(Variational, eqx.combine(jax.lax.stop_gradient(arrays), rest))

@@ -1,0 +1,1 @@
+"""The command `qphi`. Nothing heavy is imported before a command runs, so that `qphi --help` is quick."""

@@ -1,0 +1,142 @@
+"""Between data and latent space: `qphi encode`, `decode`, `interpolate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from qphi.cli.console import error_console, examples, help_text, say
+from qphi.cli.grid import write_images
+from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
+from qphi.cli.setup import prepare
+from qphi.errors import InputError
+
+__all__ = ["decode", "encode", "interpolate", "register"]
+
+OUT = typer.Option("-o", "--out", metavar="PATH", help="Where to write.", show_default="in the run folder")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(
+        help=help_text(encode),
+        epilog=examples(
+            ("qphi encode qphi-runs/digits digits", "leaves z.npz with mean and scale in the run folder"),
+            ("qphi encode qphi-runs/digits new.npy -o new-z.npy", "the means alone"),
+        ),
+    )(encode)
+    app.command(
+        help=help_text(decode),
+        epilog=examples(
+            ("qphi decode qphi-runs/digits qphi-runs/digits/z.npz", "what `qphi encode` left"),
+            ("qphi decode qphi-runs/digits z.npy -o x.npy", "latent vectors of your own, (n, latent_dim)"),
+        ),
+    )(decode)
+    app.command(
+        help=help_text(interpolate),
+        epilog=examples(
+            ("qphi interpolate qphi-runs/digits digits --between 3 17", "from row 3 to row 17, nine steps"),
+            ("qphi interpolate qphi-runs/faces faces/ --between 0 8 --steps 15 -o walk.png", "elsewhere"),
+        ),
+    )(interpolate)
+
+
+def encode(
+    run: RunArgument,
+    data: DataArgument,
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Write the posterior q(z|x) of every row: its mean and its scale (standard deviation).
+
+    Deterministic. The .npz holds mean and scale, (n, latent_dim), and labels if the data have any; a name
+    that ends in .npy gets the means alone.
+    """
+    path = output_path(out, run / "z.npz", (".npz", ".npy"))
+    vae, rows = _open(run, data)
+    from qphi.files import atomic_write
+
+    with error_console().status("encoding ..."):
+        means, scales = vae.encode(rows.x)
+    with atomic_write(path) as temporary:
+        if path.suffix.lower() == ".npy":
+            np.save(temporary, means)
+        else:
+            labels = {} if rows.labels is None else {"labels": rows.labels}
+            np.savez(temporary, allow_pickle=False, mean=means, scale=scales, **labels)
+    say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
+
+
+def decode(
+    run: RunArgument,
+    latents: Annotated[
+        Path,
+        typer.Argument(
+            metavar="Z",
+            help=".npy of shape (n, latent_dim), or the .npz of `qphi encode`.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Write the mean of p(x|z) for every latent vector: an array, and a picture if the data are images."""
+    path = output_path(out, run / "decoded.npy", (".npy", ".png"))
+    z = read_latents(latents)
+    vae = open_run(run)
+    prepare()
+    with error_console().status("decoding ..."):
+        decoded = np.asarray(vae.inverse_transform(z))
+    write_images(vae, decoded, path)
+
+
+def read_latents(path: Path) -> np.ndarray:
+    """Latent vectors (n, latent_dim) from a file; a single vector becomes one row."""
+    from qphi.data.arrays import read_arrays
+
+    if not path.is_file():
+        raise InputError(
+            f"there is no file {path}. Give a .npy of shape (n, latent_dim) or the .npz of `qphi encode`."
+        )
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise InputError(
+            f"latent vectors are read from .npy or .npz files, not {path}. Save them with np.save."
+        )
+    z = read_arrays(path, prefer=("mean", "z", "Z"))
+    z = z[None] if z.ndim == 1 else z
+    if z.ndim != 2 or z.dtype.kind not in "buif" or z.size == 0:
+        raise InputError(
+            f"{path} holds {z.dtype} entries of shape {z.shape}; needed are numbers (n, latent_dim)."
+        )
+    return z
+
+
+def interpolate(
+    run: RunArgument,
+    data: DataArgument,
+    between: Annotated[
+        tuple[int, int],
+        typer.Option(metavar="A B", help="The two rows of DATA, counted from 0.", show_default="0 1"),
+    ] = (0, 1),
+    steps: Annotated[int, typer.Option(min=2, help="How many points, both ends included.")] = 9,
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Walk through latent space in a straight line from one datum to another and decode every step."""
+    path = output_path(out, run / "interpolation.png", (".png", ".npy"))
+    vae, rows = _open(run, data)
+    for row in between:
+        if not 0 <= row < len(rows.x):
+            raise InputError(f"--between {row}: {data} has rows 0 to {len(rows.x) - 1}. Choose two of them.")
+    first, last = between
+    walk = np.asarray(vae.interpolate(rows.x[first], rows.x[last], steps=steps))
+    write_images(vae, walk, path, columns=steps)
+
+
+def _open(run: Path, data: str):
+    from qphi.data import load
+
+    rows = load(data)
+    vae = open_run(run)
+    prepare()
+    return vae, rows

@@ -1,0 +1,131 @@
+"""What a fitted model makes and how good it is: `qphi sample`, `reconstruct`, `evaluate`, `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from qphi.cli.console import error_console, examples, help_text, say
+from qphi.cli.grid import write_images
+from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
+from qphi.cli.setup import prepare
+from qphi.cli.summary import evaluation_json, print_evaluation
+
+__all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
+
+OUT = typer.Option("-o", "--out", metavar="PATH", help="Where to write.", show_default="in the run folder")
+MOST_COLUMNS = 16
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(
+        help=help_text(sample),
+        epilog=examples(
+            ("qphi sample qphi-runs/digits -n 64", "samples.png and samples.npy in the run folder"),
+            ("qphi sample qphi-runs/digits -n 1000 --seed 1 -o more.npy", "others, elsewhere"),
+        ),
+    )(sample)
+    app.command(
+        help=help_text(reconstruct),
+        epilog=examples(
+            ("qphi reconstruct qphi-runs/digits digits -n 16", "16 rows and what the model makes of them")
+        ),
+    )(reconstruct)
+    app.command(
+        help=help_text(evaluate),
+        epilog=examples(
+            ("qphi evaluate qphi-runs/mnist mnist-test --rows 1000", "1,000 rows spread over the test set"),
+            ("qphi evaluate qphi-runs/digits digits --json", "for programs"),
+        ),
+    )(evaluate)
+    app.command(
+        help=help_text(report), epilog=examples(("qphi report qphi-runs/digits", "makes report.html again"))
+    )(report)
+
+
+def sample(
+    run: RunArgument,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same samples.")] = 0,
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Draw new data from the model: an array, and a picture if the data are images."""
+    path = output_path(out, run / "samples.png", (".png", ".npy"))
+    vae = open_run(run)
+    prepare()
+    with error_console().status("sampling ..."):
+        rows = np.asarray(vae.sample(count, random_state=seed))
+    write_images(vae, rows, path)
+
+
+def reconstruct(
+    run: RunArgument,
+    data: DataArgument,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="How many rows, from the first on.")
+    ] = 16,
+    out: Annotated[Path | None, OUT] = None,
+) -> None:
+    """Encode rows and decode them again. The picture has each row of data above its reconstructions."""
+    path = output_path(out, run / "reconstructions.png", (".png", ".npy"))
+    from qphi.data import load
+
+    rows = load(data).x[:count]
+    vae = open_run(run)
+    prepare()
+    again = np.asarray(vae.reconstruct(rows))
+    columns = min(len(rows), MOST_COLUMNS)
+    write_images(vae, again, path, columns=columns, shown=_pairs(rows, again, columns))
+
+
+def _pairs(rows: np.ndarray, again: np.ndarray, columns: int) -> np.ndarray:
+    """Lines of data and of reconstructions in turn; the last two are filled up with their last image."""
+    filled = [
+        np.concatenate([part, part[-1:].repeat(-len(part) % columns, axis=0)]) for part in (rows, again)
+    ]
+    lines = [part.reshape(-1, columns, *part.shape[1:]) for part in filled]
+    return np.stack(lines, axis=1).reshape(-1, *rows.shape[1:])
+
+
+def evaluate(
+    run: RunArgument,
+    data: DataArgument,
+    particles: Annotated[int, typer.Option(min=1, help="Importance weights per row for log p(x).")] = 500,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Only so many rows, evenly spread.", show_default="all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Judge the model on DATA: ELBO, its parts and log p(x) in nats per datum, with standard errors.
+
+    The ELBO is a lower bound of log p(x); the importance-weighted estimate is a tighter one. Judge on data
+    that the fit has not seen. Two calls give the same figures to the bit.
+    """
+    from qphi.data import load
+
+    x = load(data).x
+    if rows is not None and rows < len(x):
+        x = x[np.linspace(0, len(x) - 1, rows).round().astype(int)]
+    vae = open_run(run)
+    prepare()
+    with error_console().status(f"evaluating {len(x)} rows with {particles} particles each ..."):
+        evaluation = vae.evaluate(x, particles=particles)
+    if as_json:
+        say(evaluation_json(evaluation, data))
+    else:
+        print_evaluation(evaluation, data)
+
+
+def report(run: RunArgument) -> None:
+    """Make report.html again, from the model and the data it was fitted to."""
+    vae = open_run(run)
+    prepare()
+    from qphi.report import write_report
+
+    with error_console().status("drawing ..."):
+        path = write_report(run, vae)
+    say(f"report in {path}")

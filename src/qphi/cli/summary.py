@@ -1,0 +1,99 @@
+"""What a fit and an evaluation say at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from qphi.cli.console import one_line, output_console
+from qphi.cli.progress import clock
+
+if TYPE_CHECKING:
+    from qphi import VAE
+    from qphi.autoencoders import Evaluation
+
+__all__ = ["evaluation_json", "print_evaluation", "print_summary"]
+
+JUDGED, PARTICLES = 1000, 64  # held-out rows and weights: a second or two; `qphi evaluate` takes all
+
+
+def print_summary(vae: VAE, x: np.ndarray, folder: Path, report: Path | None) -> None:
+    """How a fit ended and where its results are."""
+    status, console = vae.status_, output_console()
+    colour = "green" if status.succeeded else "yellow" if status.resumable else "red"
+    console.print(Text(one_line(vae.status_text_), style=f"bold {colour}"))
+    if status.advice:
+        console.print(Text(f"what to do: {status.advice}", style=colour))
+    table = _table()
+    for name, figure in _figures_of_fit(vae, x):
+        table.add_row(name, figure)
+    table.add_row("run folder", str(folder))
+    if report is not None:
+        table.add_row("report", str(report))
+    table.add_row("next", f"qphi sample {folder} -n 64")
+    console.print(table)
+
+
+def _figures_of_fit(vae: VAE, x: np.ndarray) -> list[tuple[str, str]]:
+    rows = vae.held_out_rows(x) if hasattr(vae, "held_out_rows") else np.arange(len(x))
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED)).round().astype(int)]
+    evaluation = vae.evaluate(x[rows], particles=PARTICLES)
+    found = [
+        ("held-out ELBO", f"{_with_error(evaluation.elbo)} nats per datum"),
+        ("its parts", f"log likelihood {evaluation.log_likelihood.value:.2f}, KL {evaluation.kl.value:.2f}"),
+    ]
+    if evaluation.bits_per_dimension is not None:
+        found.append(("bits per dimension", f"{evaluation.bits_per_dimension:.3f}"))
+    found.append(("active units", f"{evaluation.active_units} of {evaluation.latent_dim}"))
+    return [*found, ("time", f"{clock(vae.seconds_)}, {vae.history_['epoch'][-1]:.0f} epochs")]
+
+
+def print_evaluation(evaluation: Evaluation, source: str) -> None:
+    """The table of `qphi evaluate`."""
+    console, table = output_console(), _table()
+    rows = [
+        ("ELBO", evaluation.elbo),
+        ("  log likelihood E_q[log p(x|z)]", evaluation.log_likelihood),
+        ("  KL(q(z|x) || p(z))", evaluation.kl),
+        (f"log p(x), {evaluation.particles} importance weights", evaluation.log_evidence),
+    ]
+    for name, figure in rows:
+        table.add_row(name, _with_error(figure))
+    if evaluation.bits_per_dimension is not None:
+        table.add_row("bits per dimension", f"{evaluation.bits_per_dimension:.4f}")
+    table.add_row("active units", f"{evaluation.active_units} of {evaluation.latent_dim}")
+    console.print(Text(f"{evaluation.n} rows of {source}; nats per datum ± standard error", style="bold"))
+    console.print(table)
+
+
+def evaluation_json(evaluation: Evaluation, source: str) -> str:
+    """The same figures for programs; what is not finite or not defined is null."""
+    return json.dumps({"source": source, "unit": "nats per datum", **_plain(evaluation)}, indent=2)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _with_error(figure: Any) -> str:
+    return f"{float(figure.value):.2f} ± {float(figure.standard_error):.2f}"
+
+
+def _table() -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table

@@ -1,0 +1,187 @@
+"""From a user's array to what a model sees, and back: shapes, units and the checks that go with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from qphi.errors import InputError
+
+__all__ = ["LIKELIHOODS", "Scaling", "fit_scaling"]
+
+LIKELIHOODS = ("auto", "gaussian", "bernoulli", "continuous-bernoulli")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """x_model = (x - offset) / scale, with the shape of one datum and the units of the data.
+
+    Log densities are reported in the units that the data came in: log p(x) = log p(x_model) - sum log scale. A column
+    multiplied by 1,000 thus moves log p by log 1000 and nothing else.
+    """
+
+    shape: tuple[int, ...]  # of one datum, as given
+    image: bool
+    likelihood: str
+    offset: tuple[float, ...]  # one number for images, one per column for vectors
+    scale: tuple[float, ...]
+    levels: tuple[float, float] | None  # the display range of images
+    whole: bool  # integer data: log p is comparable with a probability, so bits per dimension mean something
+
+    @property
+    def model_shape(self) -> tuple[int, ...]:
+        """(h, w, channels) or (d,)."""
+        return (*self.shape, 1) if self.image and len(self.shape) == 2 else self.shape
+
+    @property
+    def size(self) -> int:
+        """Numbers in one datum."""
+        return math.prod(self.shape)
+
+    @property
+    def log_jacobian(self) -> float:
+        """log |d x_model / d x|, nats per datum; 0 for a probability mass (Bernoulli)."""
+        if self.likelihood == "bernoulli":
+            return 0.0
+        return -float(np.sum(np.log(self.scale))) * (self.size if len(self.scale) == 1 else 1)
+
+    def prepare(self, x: Any, name: str = "X") -> np.ndarray:
+        """Checked float32 rows for the model, (n, *model_shape). Raises InputError."""
+        x = check_array(x, name)
+        if x.shape[1:] != self.shape:
+            raise InputError(
+                f"{name} has rows of shape {x.shape[1:]}, but the model was fitted to {self.shape}. "
+                f"Give an array of shape (n, {', '.join(map(str, self.shape))})."
+            )
+        if self.likelihood != "gaussian":
+            low, high = self.offset[0], self.offset[0] + self.scale[0]
+            if x.min() < low or x.max() > high:
+                raise InputError(
+                    f"{name} ranges from {x.min():g} to {x.max():g}, but the model was fitted to {low:g}..{high:g}. "
+                    "Bring the data to the same units."
+                )
+            if self.likelihood == "bernoulli" and not np.isin(x, (low, high)).all():
+                raise InputError(
+                    f"{name} has values between {low:g} and {high:g}, but the model's Bernoulli likelihood needs "
+                    f"exactly {low:g} or {high:g}. Binarise the data as for the fit."
+                )
+        scaled = (x.astype(np.float64) - np.asarray(self.offset)) / np.asarray(self.scale)
+        return scaled.astype(np.float32).reshape(len(x), *self.model_shape)
+
+    def restore(self, x: np.ndarray) -> np.ndarray:
+        """Model values back in the user's shape and units, float32; images are kept within their levels."""
+        x = np.asarray(x, dtype=np.float64).reshape(-1, *self.shape)
+        x = x * np.asarray(self.scale) + np.asarray(self.offset)
+        return (x if self.levels is None else np.clip(x, *self.levels)).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a model file."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Scaling:
+        """The inverse of `to_json`."""
+        pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Scaling(**pairs)
+
+
+def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
+    """Look at training data once: images or vectors, which range, which likelihood. Raises InputError."""
+    if likelihood not in LIKELIHOODS:
+        raise InputError(f"likelihood={likelihood!r} is not known. Use one of {', '.join(LIKELIHOODS)}.")
+    x = check_array(x, "X")
+    image = x.ndim > 2
+    levels = _levels(x)
+    binary = np.isin(x, levels).all() and levels[0] == 0 and levels[1] in (1, 255)
+    if likelihood == "auto":
+        likelihood = "bernoulli" if binary else "gaussian"
+    if x.min() == x.max():
+        raise InputError(f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read.")
+    _check_range(x, image, likelihood, levels, binary)
+    if likelihood == "gaussian" and not image:
+        offset, scale = _standardise(x)
+    else:
+        offset, scale = (levels[0],), (levels[1] - levels[0],)
+    return Scaling(
+        shape=x.shape[1:],
+        image=image,
+        likelihood=likelihood,
+        offset=offset,
+        scale=scale,
+        levels=levels if image else None,
+        whole=bool(np.issubdtype(x.dtype, np.integer) or x.dtype == bool or (x == np.rint(x)).all()),
+    )
+
+
+def check_array(x: Any, name: str) -> np.ndarray:
+    """A finite, real, non-empty array of vectors (n, d) or images (n, h, w[, c]); InputError says what is wrong."""
+    x = np.asarray(x)
+    if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+        raise InputError(f"{name} has dtype {x.dtype}; numbers are needed. Convert it with astype(float).")
+    if np.iscomplexobj(x):
+        raise InputError(f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns.")
+    if x.ndim not in (2, 3, 4):
+        raise InputError(
+            f"{name} has shape {x.shape}; vectors (n, d) or images (n, h, w) or (n, h, w, channels) are needed. "
+            "Reshape your data: one row per datum (a single datum is x[None])."
+        )
+    if x.size == 0:
+        raise InputError(f"{name} has shape {x.shape}: it is empty. Give at least one row and one column.")
+    if x.ndim == 4 and x.shape[-1] > 4:
+        raise InputError(
+            f"{name} has shape {x.shape}: channels come last, and {x.shape[-1]} is too many for an image. "
+            "Move the channel axis with np.moveaxis(x, 1, -1), or flatten to vectors."
+        )
+    if not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x))
+        rows = len(np.unique(bad[:, 0]))
+        raise InputError(
+            f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows (first at {tuple(bad[0].tolist())}). "
+            "Remove those rows or fill the gaps."
+        )
+    return x
+
+
+def _levels(x: np.ndarray) -> tuple[float, float]:
+    """The range that pixels live in: 0..255 for 8 bits, 0..1 for fractions, otherwise what is there."""
+    low, high = float(x.min()), float(x.max())
+    if x.dtype == np.uint8 and high > 1:
+        return 0.0, 255.0
+    if low >= 0 and high <= 1:
+        return 0.0, 1.0
+    return min(low, 0.0), high
+
+
+def _check_range(
+    x: np.ndarray, image: bool, likelihood: str, levels: tuple[float, float], binary: bool
+) -> None:
+    range_words = f"X ranges from {x.min():g} to {x.max():g}"
+    if likelihood == "bernoulli" and not binary:
+        other = "continuous-bernoulli' or 'gaussian" if image else "gaussian"
+        raise InputError(
+            f"likelihood='bernoulli' needs values that are 0 or 1 (or 0 and 255), but {range_words} with "
+            f"{len(np.unique(x))} different values. Use likelihood='{other}', or binarise the data first."
+        )
+    if likelihood == "continuous-bernoulli" and (levels[0] < 0 or (not image and levels[1] != 1)):
+        raise InputError(
+            f"likelihood='continuous-bernoulli' needs values in 0..1 (or images from 0 up), but {range_words}. "
+            "Use likelihood='gaussian', or rescale the data to 0..1."
+        )
+
+
+def _standardise(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, scale = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    # Relative to its size a constant column still has rounding noise.
+    constant = np.flatnonzero(scale <= 1e-10 * np.maximum(1e-30, np.abs(mean)))
+    if len(x) < 2:
+        raise InputError("X has 1 row (n_samples = 1): a density of vectors needs at least 2. Give more rows.")
+    if len(constant):
+        columns = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
+        raise InputError(
+            f"column(s) {columns} of X are constant, so their Gaussian density is unbounded. "
+            f"Drop them: np.delete(X, {constant[:8].tolist()}, axis=1)."
+        )
+    return tuple(mean.tolist()), tuple(scale.tolist())

@@ -1,0 +1,193 @@
+"""The files of a run folder: model, checkpoint, metrics."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from qphi.autoencoders.build import Architecture, build
+from qphi.data.scaling import Scaling
+from qphi.errors import InputError
+from qphi.files import atomic_write
+from qphi.loop import Run
+from qphi.serialise import load_arrays, read_json, save_arrays, write_json
+from qphi.status import Status
+
+if TYPE_CHECKING:
+    from qphi.estimators.vae import VAE
+
+__all__ = [
+    "Checkpoint",
+    "fingerprint",
+    "per_datum",
+    "read_checkpoint",
+    "read_model",
+    "write_checkpoint",
+    "write_metrics",
+    "write_model",
+]
+
+_PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device")
+
+
+def write_model(folder: Path, vae: VAE) -> None:
+    """model.safetensors first, then model.json, which makes it a model; each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = eqx.filter(vae.model_, eqx.is_array)
+    token = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(arrays))).hexdigest()
+    save_arrays(folder / "model.safetensors", arrays, note={"sha256": token})
+    parameters = {name: getattr(vae, name) for name in _PARAMETERS}
+    parameters["hidden"] = [int(width) for width in parameters["hidden"]]
+    write_json(
+        folder / "model.json",
+        {
+            "kind": "vae",
+            "parameters": parameters,
+            "architecture": vae.architecture_.to_json(),
+            "scaling": vae.scaling_.to_json(),
+            "seed": vae.seed_,
+            "status": vae.status_.name,
+            "status_text": vae.status_text_,
+            "seconds": vae.seconds_,
+            "n_iter": vae.n_iter_,
+            "best_epoch": vae.best_epoch_,
+            "history": vae.history_,
+            "sha256": token,
+        },
+    )
+
+
+def read_model(folder: Path, cls: type[VAE]) -> VAE:
+    """The inverse of `write_model`, without running anything from the file."""
+    values = read_json(folder / "model.json")
+    try:
+        vae = cls(random_state=values["seed"], **values["parameters"])
+        vae.architecture_ = Architecture.from_json(values["architecture"])
+        vae.scaling_ = Scaling.from_json(values["scaling"])
+        vae.seed_, vae.status_ = values["seed"], Status[values["status"]]
+        vae.status_text_, vae.seconds_ = values["status_text"], values["seconds"]
+        vae.n_iter_, vae.best_epoch_ = values["n_iter"], values["best_epoch"]
+        vae.history_, token = values["history"], values["sha256"]
+        key = jax.random.key(0)
+        skeleton = eqx.filter_eval_shape(build, vae.architecture_, key)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again."
+        ) from None
+    vae.model_ = load_arrays(folder / "model.safetensors", skeleton)
+    leaves = jax.tree.leaves(eqx.filter(vae.model_, eqx.is_array))
+    if hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest() != token:
+        raise InputError(
+            f"{folder / 'model.safetensors'} is damaged, or from another fit than model.json: its checksum differs. "
+            "Restore both from one copy, or fit again."
+        )
+    vae._describe()
+    return vae
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A run on disk, and what it was a run of."""
+
+    folder: Path
+    seed: int
+    settings: dict[str, Any]
+    history: dict[str, list[float]]
+    seconds: float
+
+    def run(self, settings: dict[str, Any], like: Run) -> Run:
+        """The saved run, if data and settings are those it was started with. Raises InputError otherwise."""
+        wanted = _plain(settings)
+        for name, words in (
+            ("data", "other data"),
+            ("architecture", "another architecture"),
+            ("scaling", "another likelihood or range of the data"),
+            ("beta", "another beta"),
+        ):
+            if self.settings.get(name) != wanted[name]:
+                raise InputError(
+                    f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
+                    "Resume with what it was started with, or fit into a new folder."
+                )
+        return load_arrays(self.folder / "checkpoint.safetensors", like)
+
+
+def write_checkpoint(
+    folder: Path,
+    run: Run,
+    seed: int,
+    settings: dict[str, Any],
+    history: dict[str, list[float]],
+    seconds: float,
+) -> None:
+    """The run's arrays, then the JSON beside them. Both carry the step, so that a torn pair is seen."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_arrays(folder / "checkpoint.safetensors", run)
+    write_json(
+        folder / "checkpoint.json",
+        {
+            "seed": seed,
+            "settings": _plain(settings),
+            "history": {k: [float(x) for x in v] for k, v in history.items()},
+            "seconds": seconds,
+        },
+    )
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in a run folder. Raises InputError when there is none, or it is damaged."""
+    values = read_json(folder / "checkpoint.json")
+    try:
+        return Checkpoint(
+            folder, values["seed"], values["settings"], values["history"], values["seconds"]
+        )
+    except KeyError as error:
+        raise InputError(f"{folder / 'checkpoint.json'} is damaged: it has no {error}. Fit again.") from None
+
+
+def write_metrics(folder: Path, history: dict[str, list[float]]) -> None:
+    """metrics.csv: a row per check."""
+    with atomic_write(folder / "metrics.csv") as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(history)
+        writer.writerows(zip(*history.values(), strict=True))
+
+
+def per_datum(
+    history: dict[str, list[float]], log_jacobian: float, steps_per_epoch: int
+) -> dict[str, list[float]]:
+    """A loop's history in the units of the data, under the names that users see; all nats per datum."""
+
+    def shifted(name: str) -> list[float]:
+        return [value + log_jacobian for value in history[name]]
+
+    return {
+        "step": [int(s) for s in history["step"]],
+        "epoch": [s / steps_per_epoch for s in history["step"]],
+        "seconds": list(history["seconds"]),
+        "elbo_per_datum": shifted("elbo"),
+        "held_out_elbo_per_datum": shifted("held_out_elbo"),
+        "log_likelihood_per_datum": shifted("held_out_log_likelihood"),
+        "kl_per_datum": list(history["held_out_kl"]),
+        "best_objective_per_datum": shifted("best"),
+        "learning_rate": list(history["learning_rate"]),
+    }
+
+
+def fingerprint(x: Any) -> str:
+    """A hash of an array's shape, type and bytes: to tell that a run goes on with the data it was started with."""
+    x = np.ascontiguousarray(x)
+    return hashlib.sha256(f"{x.shape}{x.dtype}".encode() + x.tobytes()).hexdigest()
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    import json
+
+    return json.loads(json.dumps(settings))

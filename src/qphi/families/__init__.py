@@ -1,0 +1,19 @@
+"""`q_phi`: tractable distributions. A new family is one file here, an export, and a line in the tests' registry."""
+
+from qphi.families.base import AbstractFamily, Batch
+from qphi.families.from_numpyro import FromNumPyro, as_family
+from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
+from qphi.families.kl import has_kl, kl_divergence, register_kl
+
+__all__ = [
+    "AbstractFamily",
+    "Batch",
+    "DiagonalGaussian",
+    "FromNumPyro",
+    "FullRankGaussian",
+    "StandardNormal",
+    "as_family",
+    "has_kl",
+    "kl_divergence",
+    "register_kl",
+]

@@ -1,0 +1,79 @@
+"""`q_phi`: tractable distributions that stand in for a posterior. Their inexact leaves are phi."""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+__all__ = ["AbstractFamily", "Batch"]
+
+
+class AbstractFamily(eqx.Module):
+    """A distribution over R^dim, written for one point; this class vectorises it.
+
+    Subclasses give `dim`, `sample` (reparameterised: z = g_phi(eps), differentiable in phi) and `log_prob`; where the
+    entropy is known in closed form they override `entropy` and set `has_entropy`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """Length of z."""
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
+        """One draw z = g_phi(eps), eps drawn with `key`; its derivative with respect to phi is the pathwise one."""
+
+    @abc.abstractmethod
+    def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
+        """log q_phi(z), nats."""
+
+    @property
+    def has_entropy(self) -> bool:
+        """Whether `entropy` is known in closed form."""
+        return False
+
+    def entropy(self) -> Float[Array, ""]:
+        """H[q_phi] = -E_q[log q_phi(z)], nats, in closed form. Raises TypeError where there is none."""
+        raise TypeError(
+            f"{type(self).__name__} has no closed-form entropy. Use qphi.MonteCarlo() or qphi.StickingTheLanding()."
+        )
+
+    def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count dim"]:
+        """`count` independent draws."""
+        return jax.vmap(self.sample)(jax.random.split(key, count))
+
+    def log_prob_many(self, z: Float[Array, "count dim"]) -> Float[Array, " count"]:
+        """`log_prob` of each row."""
+        return jax.vmap(self.log_prob)(z)
+
+
+class Batch(eqx.Module):
+    """One family member per datum, q_phi(z_i | x_i): what an encoder answers for a batch.
+
+    `family` is a family every array of which has a leading axis over the data. The vectorised methods put the particle
+    axis before the data axis, so that a bound written for one posterior serves a batch of them.
+    """
+
+    family: AbstractFamily
+
+    @property
+    def has_entropy(self) -> bool:
+        return self.family.has_entropy
+
+    def entropy(self) -> Float[Array, " data"]:
+        """Entropy of each datum's q."""
+        return eqx.filter_vmap(lambda q: q.entropy())(self.family)
+
+    def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count data dim"]:
+        """`count` draws for each datum; keys are split over data, so neighbours are independent."""
+        size = jax.tree.leaves(eqx.filter(self.family, eqx.is_array))[0].shape[0]
+        keys = jax.random.split(key, size)
+        return eqx.filter_vmap(lambda q, k: q.sample_many(k, count), out_axes=1)(self.family, keys)
+
+    def log_prob_many(self, z: Float[Array, "count data dim"]) -> Float[Array, "count data"]:
+        """log q(z_i | x_i) of each draw for its own datum."""
+        return eqx.filter_vmap(lambda q, zs: q.log_prob_many(zs), in_axes=(0, 1), out_axes=1)(self.family, z)

@@ -1,0 +1,6 @@
+"""The one-page report of a run, and the pictures in it."""
+
+from qphi.report.page import write_report
+from qphi.report.pictures import image_grid, save_png, to_pixels
+
+__all__ = ["image_grid", "save_png", "to_pixels", "write_report"]

@@ -1,0 +1,54 @@
+"""`p`: what is inferred, from whatever it is written in. Constraints are handled here, once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpyro.distributions.constraints import Constraint
+
+from qphi.targets.base import AbstractTarget, Site, finite_start
+from qphi.targets.from_numpyro import NumPyroTarget
+from qphi.targets.log_density import LogDensity
+
+__all__ = ["AbstractTarget", "LogDensity", "NumPyroTarget", "Site", "as_target", "finite_start"]
+
+
+def as_target(
+    model: object,
+    *args: Any,
+    supports: Mapping[str, Constraint] | None = None,
+    example: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> AbstractTarget:
+    """`model` as a target: a target as it is, a function with `example=` as a `LogDensity`, another as
+    NumPyro's.
+
+    `args` (and, for NumPyro, `kwargs`) are the model's own. Raises TypeError for anything else, and where an
+    argument would have no effect.
+    """
+    if isinstance(model, AbstractTarget):
+        if args or kwargs or supports or example:
+            raise TypeError(
+                f"{type(model).__name__} is complete, but further arguments were given and would have no"
+                " effect. Give them when you make the target."
+            )
+        return model
+    if not callable(model):
+        raise TypeError(
+            f"Got a {type(model).__name__} where a model is needed: a NumPyro program, a JAX log density "
+            "log_density(values, *args) with example={name: value}, or a qphi target."
+        )
+    if example is not None:
+        if kwargs:
+            raise TypeError(
+                f"A log density takes positional arguments only, and {', '.join(kwargs)} was given by name."
+                " Give data after the function, in order."
+            )
+        return LogDensity(model, example, supports=supports, args=args)
+    if supports is not None:
+        raise TypeError(
+            "supports was given without example. A plain log density needs both: example={name: value} gives"
+            " names and shapes. A NumPyro program has its supports in itself."
+        )
+    return NumPyroTarget(model, args, kwargs)

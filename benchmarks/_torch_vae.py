@@ -25,13 +25,13 @@ from qphi.autoencoders.networks import AbstractNetwork, linear
 LATENT, LEARNING_RATE = 20, 1e-3
 
 
-def parse(description: str) -> argparse.Namespace:
-    """The options of both benchmarks; sets the number of threads of both libraries."""
+def parse(description: str, *, slices: int) -> argparse.Namespace:
+    """The options of both benchmarks, `slices` by default; sets the number of threads of both libraries."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, help="cores to use (all that this process may use)")
     parser.add_argument("--batch", type=int, default=128, help="images in a minibatch")
     parser.add_argument(
-        "--slices", type=int, default=1, help="parts of a minibatch, one after the other, in JAX"
+        "--slices", type=int, default=slices, help="parts of a minibatch, one after the other, in JAX"
     )
     parser.add_argument("--steps", type=int, default=20, help="training steps in a round")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each contestant, alternating")
@@ -89,7 +89,7 @@ def check(
 ) -> None:
     """Copies the weights into PyTorch and stops unless loss and all gradients agree for the same noise.
 
-    parameters: the VAE's weights, or their gradients, as arrays in the order and layout of `net.parameters()`.
+    parameters: the VAE's weights, or gradients, as arrays in the order and layout of `net.parameters()`.
     """
     with torch.no_grad():
         for theirs, ours in zip(net.parameters(), parameters(vae), strict=True):
@@ -185,7 +185,7 @@ def race(contestants: Sequence[tuple[str, Callable[[], float]]], options: argpar
     count = options.steps * options.batch
     first = seconds[contestants[0][0]]
     print(
-        f"{options.threads} thread(s), batch {options.batch} in {options.slices} slice(s), {options.rounds} rounds"
+        f"threads {options.threads}, batch {options.batch}, slices {options.slices}, rounds {options.rounds}"
     )
     print(f"{'':24}{'images/s':>18}{'ms a step':>18}{'torch / JAX time':>20}")
     print(f"{'':24}{'median     best':>18}{'median      min':>18}{'median      min':>20}")

@@ -2,6 +2,8 @@
 
 28 x 28 x 1 -> 32 -> 64 channels by 4x4 stride-2 convolutions, 20 latents, mirrored decoder, Bernoulli, Adam.
 Loss and gradients are first checked to agree; then rounds alternate in this process on the same cores.
+JAX takes a minibatch in slices whose temporaries stay in the cache: 22 MB
+instead of 43.
 
     python benchmarks/throughput_conv.py --threads 1
 """
@@ -40,7 +42,7 @@ def torch_vae() -> TorchVAE:
 
 
 def parameters(vae: VAE) -> list:
-    """In the order of `torch_vae().parameters()`. A transposed kernel is (in, out, 4, 4) there: both turn alike."""
+    """In the order of `torch_vae().parameters()`. Transposed kernels are (in, out, 4, 4) there."""
     arrays = []
     for kernel, bias in zip(vae.features.kernels, vae.features.biases, strict=True):
         arrays += [kernel.transpose(3, 2, 0, 1), bias]
@@ -51,7 +53,7 @@ def parameters(vae: VAE) -> list:
 
 
 def main() -> None:
-    options = parse(__doc__.splitlines()[0])
+    options = parse(__doc__.splitlines()[0], slices=2)
     data = np.random.default_rng(0).random((options.steps * options.batch, *SHAPE), np.float32)
     images = torch.tensor(data).permute(0, 3, 1, 2).contiguous()
     vae, net = jax_vae(), torch_vae()

@@ -1,7 +1,7 @@
 """Training throughput of the 784-400-20-400-784 VAE against the same network in eager PyTorch.
 
-Bernoulli likelihood, Adam. Loss and gradients are first checked to agree; then rounds alternate in this process
-on the same cores.
+Bernoulli likelihood, Adam. Loss and gradients are first checked to agree; then rounds alternate in this
+process on the same cores.
 
     python benchmarks/throughput_mlp.py --threads 1
 """
@@ -38,7 +38,7 @@ def parameters(vae: VAE) -> list:
 
 
 def main() -> None:
-    options = parse(__doc__.splitlines()[0])
+    options = parse(__doc__.splitlines()[0], slices=1)
     data = np.random.default_rng(0).random((options.steps * options.batch, PIXELS), np.float32)
     images = torch.tensor(data)
     vae, net = jax_vae(), torch_vae()

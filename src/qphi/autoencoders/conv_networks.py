@@ -32,12 +32,12 @@ class ConvFeatures(AbstractNetwork):
     Kernels start at N(0, 2 / fan in), biases at zero. Source: He et al. (2015), eq. 10.
     """
 
-    kernels: tuple[Float[Array, "4 4 c o"], ...]
-    biases: tuple[Float[Array, " o"], ...]
+    kernels: tuple[Float[Array, "4 4 _ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
     shape: tuple[int, int, int] = eqx.field(static=True)
     out_size: int = eqx.field(static=True)
 
-    def __init__(self, shape: tuple[int, int, int], channels: Sequence[int] = (32, 64), *, key: PRNGKeyArray):
+    def __init__(self, shape: tuple[int, ...], channels: Sequence[int] = (32, 64), *, key: PRNGKeyArray):
         _check(shape, channels)
         sizes = (shape[2], *channels)
         keys = jax.random.split(key, len(channels))
@@ -72,8 +72,8 @@ class ConvImage(AbstractNetwork):
 
     The linear layer gives a small image with `channels[0]` channels; each level doubles it by a ReLU and a
     `strided_conv_transpose`. So 20 numbers become 28 x 28 x 1 by way of 7 x 7 x 64 and 14 x 14 x 32. Sides
-    that are no multiple of 2^levels are cropped at each level, as `ConvFeatures` rounds them up. The result is
-    unbounded: read it as logits, or as a mean.
+    that are no multiple of 2^levels are cropped at each level, as `ConvFeatures` rounds them up. The result
+    is unbounded: read it as logits, or as a mean.
 
     Use `batch` for more than one vector: it is far faster than `jax.vmap`.
 
@@ -83,15 +83,15 @@ class ConvImage(AbstractNetwork):
 
     weight: Float[Array, "small in"]
     bias: Float[Array, " small"]
-    kernels: tuple[Float[Array, "4 4 c o"], ...]
-    biases: tuple[Float[Array, " c"], ...]
+    kernels: tuple[Float[Array, "4 4 _ _"], ...]
+    biases: tuple[Float[Array, " _"], ...]
     shape: tuple[int, int, int] = eqx.field(static=True)
     in_size: int = eqx.field(static=True)
 
     def __init__(
         self,
         in_size: int,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         channels: Sequence[int] = (64, 32),
         *,
         key: PRNGKeyArray,
@@ -129,7 +129,7 @@ class ConvImage(AbstractNetwork):
         return h.transpose(3, 1, 2, 0)
 
 
-def _sides(shape: tuple[int, int, int], levels: int) -> list[tuple[int, int]]:
+def _sides(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
     """Height and width of the image itself and after each of `levels` halvings."""
     sides = [(shape[0], shape[1])]
     for _ in range(levels):
@@ -141,7 +141,7 @@ def _kernel(key: PRNGKeyArray, c: int, o: int, *, variance: float) -> Float[Arra
     return jax.random.normal(key, (4, 4, c, o), jnp.float32) * math.sqrt(variance)
 
 
-def _check(shape: tuple[int, int, int], channels: Sequence[int]) -> None:
+def _check(shape: tuple[int, ...], channels: Sequence[int]) -> None:
     if len(shape) != 3:
         raise ValueError(
             f"An image's shape is (height, width, channels), got {tuple(shape)}. Grey images have 1 channel."

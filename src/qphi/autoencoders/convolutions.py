@@ -1,9 +1,9 @@
 """Convolutions that halve an image and their transposes, as patches and matrix products, batch last.
 
 `strided_conv` is the 4x4, stride-2, padding-1 convolution and `strided_conv_transpose` its adjoint, with
-derivatives of their own. They equal `lax.conv_general_dilated` and `lax.conv_transpose` and exist for speed on
-a CPU, where the compiler's convolutions and their automatic gradients run several times slower, most of all
-inside `lax.scan`. Four choices make the difference:
+derivatives of their own. They equal `lax.conv_general_dilated` and `lax.conv_transpose` and exist for speed
+on a CPU, where the compiler's convolutions and their automatic gradients run several times slower, most of
+all inside `lax.scan`. Four choices make the difference:
 
 - *Batch last*, (c, h, w, n): copies move runs of n numbers, so they are vectorised whatever c is.
 - *Phases*: a 4x4 kernel with stride 2 is a 2x2 kernel with stride 1 over the four (row parity, column parity)
@@ -122,7 +122,7 @@ def _patches(x: Float[Array, "c h w n"]) -> Float[Array, "rows points"]:
     return optimization_barrier(shifted.reshape(16 * c, -1))
 
 
-def _adjoint(y: Float[Array, "o h w n"], kernel: Float[Array, "4 4 c o"]) -> Float[Array, "c 2h 2w n"]:
+def _adjoint(y: Float[Array, "o h w n"], kernel: Float[Array, "4 4 c o"]) -> Float[Array, "c 2*h 2*w n"]:
     """The transpose of the convolution: one product gives the four phases, which are then interleaved."""
     (o, h, w, n), c = y.shape, kernel.shape[2]
     rows = _rows(kernel)

@@ -62,7 +62,7 @@ class Training:
             run,
             self.key,
             max_steps=max_steps,
-            check_every=min(self.check_every, max_steps),
+            check_every=self.check_every,
             steps_per_epoch=self.steps_per_epoch,
             max_time=max_time,
             watch=watch,
@@ -103,6 +103,7 @@ def plan(
     warm_up_epochs: float = 0.0,
     patience: int = 8,
     refinements: int = 2,
+    solver: AbstractSolver | None = None,
 ) -> Training:
     """Choose batch size, check interval and averaging from the number of rows.
 
@@ -111,10 +112,12 @@ def plan(
     """
     size = train.shape[0]
     if batch_size is None:
+        batch_size = getattr(solver, "batch_size", None)
+    if batch_size is None:
         batch_size = int(np.clip(2 ** int(np.log2(max(size / 16, 1))), 16, 128))
     steps_per_epoch = max(1, size // min(batch_size, size))
     check_every = int(np.clip(steps_per_epoch, 50, 1000))
-    solver = StochasticGradient(
+    solver = solver or StochasticGradient(
         learning_rate=learning_rate, batch_size=batch_size, average_over=check_every, refinements=refinements
     )
     warm_up = round(warm_up_epochs * steps_per_epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 __all__ = ["AbstractBound", "Density", "Estimate", "Variational"]
 
 
+@runtime_checkable
 class Variational(Protocol):
     """What a bound asks of q: one family, or a `Batch` of them (then every result has a trailing data axis)."""
 
@@ -21,6 +22,7 @@ class Variational(Protocol):
     def log_prob_many(self, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]: ...
 
 
+@runtime_checkable
 class Density(Protocol):
     """What a bound asks of p: the log joint log p(x, z) of each draw, for each datum."""
 

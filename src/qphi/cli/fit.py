@@ -120,7 +120,7 @@ def fit(
     given |= {"max_time": seconds, "random_state": seed}
     given = {name: value for name, value in given.items() if value is not None}
     if out is not None:
-        check_folder(out, resume)
+        check_folder(out, resume)  # before reading the data, which may take long
     from qphi.data import load
 
     data = load(source)

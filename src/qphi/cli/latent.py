@@ -11,7 +11,6 @@ import typer
 from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
-from qphi.cli.setup import prepare
 from qphi.errors import InputError
 
 __all__ = ["decode", "encode", "interpolate", "register"]
@@ -85,7 +84,6 @@ def decode(
     path = output_path(out, run / "decoded.npy", (".npy", ".png"))
     z = read_latents(latents)
     vae = open_run(run)
-    prepare()
     with error_console().status("decoding ..."):
         decoded = np.asarray(vae.inverse_transform(z))
     write_images(vae, decoded, path)
@@ -138,5 +136,4 @@ def _open(run: Path, data: str):
 
     rows = load(data)
     vae = open_run(run)
-    prepare()
     return vae, rows

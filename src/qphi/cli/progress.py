@@ -46,11 +46,11 @@ class FitDisplay:
     def __enter__(self) -> FitDisplay:
         if self._console.is_terminal:
             self._live.start()
-        else:
-            self._console.print(f"fitting {self._name}; figures in nats per datum")
         return self
 
     def __call__(self, progress: Progress) -> None:
+        if self._last is None and not self._console.is_terminal:
+            self._console.print(Text(f"fitting {self._name}; figures in nats per datum"))
         self._last = progress
         if self._console.is_terminal:
             self._live.update(_bar(self._name, progress, self._max_epochs))
@@ -76,7 +76,8 @@ def _bar(name: str, progress: Progress, max_epochs: float | None) -> Group:
     left = "" if progress.seconds_left is None else f"at least {clock(progress.seconds_left)} left"
     share = _share_done(progress, max_epochs)
     bar = ProgressBar(total=1.0, completed=share or 0.0, width=30, pulse=share is None)
-    head.add_row(f"fitting [bold]{name}[/bold]", bar, _epochs(progress, max_epochs), clock(progress.seconds), left)
+    title = Text.assemble("fitting ", (name, "bold"))
+    head.add_row(title, bar, _epochs(progress, max_epochs), clock(progress.seconds), left)
     figures = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
     for title in ("nats per datum:", "ELBO", "held-out ELBO", "= log likelihood", "- KL", "best held-out"):
         figures.add_column(title, justify="right", no_wrap=True)

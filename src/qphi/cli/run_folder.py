@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qphi.cli.setup import prepare
 from qphi.errors import InputError
 from qphi.files import atomic_write, check_writable
 
@@ -98,6 +99,7 @@ class RunRecord:
 def open_run(folder: Path) -> VAE:
     """The model in a run folder."""
     check_run(folder)
+    prepare()
     from qphi import VAE
 
     return VAE.load(folder)
@@ -106,6 +108,8 @@ def open_run(folder: Path) -> VAE:
 def output_path(wanted: Path | None, default: Path, suffixes: tuple[str, ...]) -> Path:
     """Where to write: `wanted`, with the first of `suffixes` added if it has none, otherwise `default`."""
     path = default if wanted is None else wanted
+    if path.is_dir():
+        return check_writable(path)
     if not path.suffix:
         path = path.with_name(path.name + suffixes[0])
     if path.suffix.lower() not in suffixes:

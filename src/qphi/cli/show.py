@@ -11,7 +11,6 @@ import typer
 from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
-from qphi.cli.setup import prepare
 from qphi.cli.summary import evaluation_json, print_evaluation
 
 __all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
@@ -56,7 +55,6 @@ def sample(
     """Draw new data from the model: an array, and a picture if the data are images."""
     path = output_path(out, run / "samples.png", (".png", ".npy"))
     vae = open_run(run)
-    prepare()
     with error_console().status("sampling ..."):
         rows = np.asarray(vae.sample(count, random_state=seed))
     write_images(vae, rows, path)
@@ -76,18 +74,18 @@ def reconstruct(
 
     rows = load(data).x[:count]
     vae = open_run(run)
-    prepare()
     again = np.asarray(vae.reconstruct(rows))
     columns = min(len(rows), MOST_COLUMNS)
-    write_images(vae, again, path, columns=columns, shown=_pairs(rows, again, columns))
+    shown = _pairs(rows, again, columns, blank=vae.levels_[1]) if vae.image_ else None
+    write_images(vae, again, path, columns=columns, shown=shown)
 
 
-def _pairs(rows: np.ndarray, again: np.ndarray, columns: int) -> np.ndarray:
-    """Lines of data and of reconstructions in turn; the last two are filled up with their last image."""
-    filled = [
-        np.concatenate([part, part[-1:].repeat(-len(part) % columns, axis=0)]) for part in (rows, again)
-    ]
-    lines = [part.reshape(-1, columns, *part.shape[1:]) for part in filled]
+def _pairs(rows: np.ndarray, again: np.ndarray, columns: int, blank: float) -> np.ndarray:
+    """Lines of data and of reconstructions in turn, the last two filled up with blank images."""
+    lines = []
+    for part in (rows, again):
+        missing = np.full((-len(part) % columns, *part.shape[1:]), blank)
+        lines.append(np.concatenate([part.astype(float), missing]).reshape(-1, columns, *part.shape[1:]))
     return np.stack(lines, axis=1).reshape(-1, *rows.shape[1:])
 
 
@@ -111,7 +109,6 @@ def evaluate(
     if rows is not None and rows < len(x):
         x = x[np.linspace(0, len(x) - 1, rows).round().astype(int)]
     vae = open_run(run)
-    prepare()
     with error_console().status(f"evaluating {len(x)} rows with {particles} particles each ..."):
         evaluation = vae.evaluate(x, particles=particles)
     if as_json:
@@ -123,7 +120,6 @@ def evaluate(
 def report(run: RunArgument) -> None:
     """Make report.html again, from the model and the data it was fitted to."""
     vae = open_run(run)
-    prepare()
     from qphi.report import write_report
 
     with error_console().status("drawing ..."):

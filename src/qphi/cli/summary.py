@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -33,11 +34,11 @@ def print_summary(vae: VAE, x: np.ndarray, folder: Path, report: Path | None) ->
         console.print(Text(f"what to do: {status.advice}", style=colour))
     table = _table()
     for name, figure in _figures_of_fit(vae, x):
-        table.add_row(name, figure)
-    table.add_row("run folder", str(folder))
+        table.add_row(name, escape(figure))
+    table.add_row("run folder", escape(str(folder)))
     if report is not None:
-        table.add_row("report", str(report))
-    table.add_row("next", f"qphi sample {folder} -n 64")
+        table.add_row("report", escape(str(report)))
+    table.add_row("next", escape(f"qphi sample {folder} -n 64"))
     console.print(table)
 
 
@@ -65,7 +66,7 @@ def print_evaluation(evaluation: Evaluation, source: str) -> None:
         (f"log p(x), {evaluation.particles} importance weights", evaluation.log_evidence),
     ]
     for name, figure in rows:
-        table.add_row(name, _with_error(figure))
+        table.add_row(escape(name), _with_error(figure))
     if evaluation.bits_per_dimension is not None:
         table.add_row("bits per dimension", f"{evaluation.bits_per_dimension:.4f}")
     table.add_row("active units", f"{evaluation.active_units} of {evaluation.latent_dim}")

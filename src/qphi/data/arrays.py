@@ -27,7 +27,8 @@ def read_arrays(path: Path, member: str | None = None, *, prefer: tuple[str, ...
 def read_npy(path: Path) -> np.ndarray:
     """The array in a `.npy` file. Arrays of Python objects are refused: reading them could run anything."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
     except _DAMAGED as error:
         raise InputError(f"cannot read {path}: {_reason(error)}. {_REMEDY}") from error
     if not isinstance(array, np.ndarray):
@@ -44,7 +45,9 @@ def read_npz(
     names in `prefer`.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves a damaged archive open
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(
                     f"{path} is not an .npz archive. If it is one array, rename it to end in .npy."

@@ -7,7 +7,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,7 +101,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         watch: Callable[[Progress], None] | None = None,
-    ) -> Self:
+    ) -> VAE:
         """Train on images (n, h, w[, channels]) or vectors (n, d).
 
         With `run_dir` the model, its metrics and a checkpoint are written there as training goes; `resume=True` goes on

@@ -26,11 +26,10 @@ __all__ = ["write_report"]
 
 ENCODED = 5000  # rows at most: enough for the map and the density
 JUDGED = 512  # rows at most for the figures, whose importance weights cost the most
-PARTICLES = 512
+PARTICLES = 500  # as `evaluate` takes by itself, so that one compiled program serves both
 LEFT_OUT = "figures and pictures that need them are left out"
-_ABSOLUTE = re.compile(
-    r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s:,;'\"]+"
-)  # a path of this machine, inside a sentence
+# A path of this machine inside a sentence: what follows a slash, or a drive, that begins a word.
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s:,;'\"]+")
 
 
 def write_report(

@@ -106,6 +106,7 @@ def kl_per_unit(kl: NDArray, active: NDArray) -> Figure:
         plot.set_xticks(places, [str(unit) for unit in order])
         plot.tick_params(axis="x", length=0)
     plot.set_xlim(-0.7, len(kl) - 0.3)
+    plot.set_ylim(0, 1.2 * max(theme.spread(kl, 0)[1], 1e-3))  # room for the legend
     plot.legend(frameon=False, fontsize=theme.SIZE - 1, labelcolor=theme.INK)
     return drawn
 

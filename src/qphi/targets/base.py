@@ -126,7 +126,7 @@ def finite_start(target: AbstractTarget, key: PRNGKeyArray) -> Float[Array, " di
 
     Raises InputError when there is none, with counts of NaN and infinite values and the terms to blame.
     """
-    z, found, nan, infinite = _seek_start(target, jax.random.split(key, START_ATTEMPTS))
+    z, found, nan, infinite = _seek_start(target, key)
     if bool(found):
         return z
     parts = {name: float(part) for name, part in target.log_density_parts(z).items()}
@@ -141,11 +141,11 @@ def finite_start(target: AbstractTarget, key: PRNGKeyArray) -> Float[Array, " di
 
 @eqx.filter_jit
 def _seek_start(
-    target: AbstractTarget, keys: PRNGKeyArray
+    target: AbstractTarget, key: PRNGKeyArray
 ) -> tuple[Float[Array, " dim"], Bool[Array, ""], Int[Array, ""], Int[Array, ""]]:
     def attempt(state):
         i, _, _, nan, infinite = state
-        z = target.start(keys[i])
+        z = target.start(jax.random.fold_in(key, i))
         value, gradient = jax.value_and_grad(target.log_density)(z)
         found = jnp.isfinite(value) & jnp.isfinite(gradient).all()
         return i + 1, z, found, nan + jnp.isnan(value), infinite + jnp.isinf(value)
@@ -153,7 +153,7 @@ def _seek_start(
     def go_on(state):
         return (state[0] < START_ATTEMPTS) & ~state[2]
 
-    z = jax.eval_shape(target.start, keys[0])
+    z = jax.eval_shape(target.start, key)
     state = (jnp.array(0), jnp.zeros(z.shape, z.dtype), jnp.array(False), jnp.array(0), jnp.array(0))
     return jax.lax.while_loop(go_on, attempt, state)[1:]
 

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jaxtyping import Array, Float
 from numpyro import handlers
 from numpyro.distributions import biject_to
@@ -149,7 +150,10 @@ def _shape(site: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _site_log_prob(site: dict[str, Any]) -> Array:
-    log_prob = site["fn"].log_prob(site["value"])
+    # Validation makes the density zero outside a support, as it must be for data. A latent is inside by
+    # construction, but for rounding: the check would cut off a simplex of many components in float32.
+    with numpyro.validation_enabled(not is_latent(site)):
+        log_prob = site["fn"].log_prob(site["value"])
     return jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
 
 

@@ -21,10 +21,10 @@ from qphi.targets.base import (
     arrays_as_leaves,
     blocks_of,
     default_dtype,
-    describe,
     is_real,
     split,
 )
+from qphi.targets.example import checked_supports, example_values, unconstrained
 
 __all__ = ["LogDensity"]
 
@@ -74,13 +74,13 @@ class LogDensity(AbstractTarget):
             )
         if not isinstance(args, tuple):
             raise TypeError(f"args is a {type(args).__name__}; a tuple is needed: args=(data,).")
-        values = _example_values(example)
+        values = example_values(example)
         self.function = log_density
-        self.supports = _checked_supports(supports or {}, values)
+        self.supports = checked_supports(supports or {}, values)
         self.args = arrays_as_leaves(args)
         self.sites = tuple(_site(name, value, self._support(name)) for name, value in values.items())
-        blocks = [_unconstrained(name, value, self._support(name)) for name, value in values.items()]
-        self.origin = jnp.concatenate([block.reshape(-1) for block in blocks])
+        blocks = unconstrained(values, self.supports)
+        self.origin = jnp.concatenate([blocks[name].reshape(-1) for name in values])
         self.dim = self.origin.shape[0]
         _check_output(log_density, values, self.args)
         self._check_finite(values)
@@ -89,8 +89,7 @@ class LogDensity(AbstractTarget):
         return _log_density(self, z)
 
     def constrain(self, z: Float[Array, " dim"]) -> dict[str, Array]:
-        blocks = split(z, self.sites)
-        return {name: jnp.asarray(self._transform(name)(block)) for name, block in blocks.items()}
+        return _constrain(self, z)
 
     def start(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
         """The example, on the unconstrained scale, whatever the key."""
@@ -138,82 +137,10 @@ def _log_density(target: LogDensity, z: Float[Array, " dim"]) -> Float[Array, ""
     return sum(target.log_density_parts(z).values(), start=jnp.zeros((), z.dtype)).astype(z.dtype)
 
 
-def _example_values(example: object) -> dict[str, Array]:
-    if not isinstance(example, Mapping) or not example:
-        raise TypeError(
-            f"example is {example!r:.60}; a dict from each name to a number or array is needed, such as "
-            "example={'mu': 0.0, 'theta': jnp.zeros(8)}."
-        )
-    return {str(name): _example_value(str(name), value) for name, value in example.items()}
-
-
-def _example_value(name: str, value: Any) -> Array:
-    try:
-        array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"example[{name!r}] is a {type(value).__name__}; a number or an array of numbers is needed."
-        ) from error
-    if array.size == 0 or array.dtype.kind not in "iuf":
-        raise InputError(
-            f"example[{name!r}] has shape {array.shape} and dtype {array.dtype}; a real array that is not"
-            " empty is needed: latents are continuous."
-        )
-    return array.astype(jnp.result_type(array.dtype, default_dtype()))
-
-
-def _checked_supports(supports: Mapping[str, Any], values: Mapping[str, Array]) -> dict[str, Constraint]:
-    unknown = [name for name in supports if name not in values]
-    if unknown:
-        raise InputError(
-            f"supports names {', '.join(map(repr, unknown))}; the example has {', '.join(map(repr, values))}."
-            " Use the same names in both."
-        )
-    for name, support in supports.items():
-        if not isinstance(support, Constraint):
-            raise TypeError(
-                f"supports[{name!r}] is a {type(support).__name__}; a constraint from "
-                "numpyro.distributions.constraints is needed, such as constraints.positive."
-            )
-        _check_support(name, support, values[name])
-    return {name: support for name, support in supports.items() if not is_real(support)}
-
-
-def _check_support(name: str, support: Constraint, value: Array) -> None:
-    if (
-        constraints.is_dependent(support)
-        or support.is_discrete
-        or isinstance(support, type(constraints.complex))
-    ):
-        raise InputError(
-            f"supports[{name!r}] is {describe(support)}; a continuous real support is needed. Sum discrete "
-            "values out inside log_density (logsumexp over their states)."
-        )
-    if value.ndim < support.event_dim:
-        raise InputError(
-            f"example[{name!r}] has shape {value.shape}; {describe(support)} needs at least"
-            f" {support.event_dim} dimension(s)."
-        )
-    try:
-        biject_to(support)
-    except NotImplementedError as error:
-        raise InputError(
-            f"supports[{name!r}] is {describe(support)}, to which NumPyro knows no map from unconstrained"
-            " space. Write the value as a function of real ones inside log_density."
-        ) from error
-
-
-def _unconstrained(name: str, value: Array, support: Constraint) -> Array:
-    transform: Any = biject_to(support)
-    block = jnp.asarray(transform.inv(value))
-    if isinstance(block, Tracer):
-        return block
-    if not (np.all(support(value)) and np.all(np.isfinite(block))):
-        raise InputError(
-            f"example[{name!r}] = {np.asarray(value)!s:.60} is outside, or at the edge of, its support "
-            f"({describe(support)}). Give a value inside."
-        )
-    return block
+@eqx.filter_jit
+def _constrain(target: LogDensity, z: Float[Array, " dim"]) -> dict[str, Array]:
+    blocks = split(z, target.sites)
+    return {name: jnp.asarray(target._transform(name)(block)) for name, block in blocks.items()}
 
 
 def _site(name: str, value: Array, support: Constraint) -> Site:

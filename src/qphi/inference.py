@@ -1,0 +1,248 @@
+"""`fit`: one verb for every door."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from qphi.autoencoders.evaluation import Evaluation, evaluate
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.training import hold_out, plan
+from qphi.bounds import ELBO, AbstractBound, MonteCarlo
+from qphi.bounds.objective import PosteriorObjective
+from qphi.errors import InputError
+from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian
+from qphi.loop import Progress, drive, start
+from qphi.posterior import Posterior, posterior_from
+from qphi.solvers import AbstractSolver, Problem, StochasticGradient
+from qphi.status import Status
+from qphi.stopping import Plateau
+from qphi.targets import AbstractTarget, as_target, finite_start
+
+__all__ = ["Trained", "fit", "load"]
+
+FAMILIES = ("mean-field", "full-rank")
+START_SCALE = 0.1  # narrower than a posterior on the unconstrained scale usually is: grows safely
+PARTICLES = 16  # per step, door 1
+SCORING_PARTICLES = 512  # per check, the same draws at each
+CHECK_EVERY = 200
+MAX_STEPS = 50_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A latent-variable model after training, with how the fit ended."""
+
+    model: LatentVariableModel
+    status: Status
+    reason: str
+    history: dict[str, list[float]]  # per check; nats per datum
+    seconds: float
+    steps: int
+
+    @property
+    def held_out_elbo_per_datum(self) -> float:
+        """The best held-out objective (the ELBO, with beta = 1), nats per datum: that of `model`."""
+        return self.history["best"][-1]
+
+    def evaluate(self, x: Any, *, particles: int = 500) -> Evaluation:
+        """ELBO with its parts, importance-weighted log p(x), active units; nats per datum, with standard errors."""
+        return evaluate(self.model, _rows(x), particles=particles)
+
+    def __repr__(self) -> str:
+        return (
+            f"Trained({self.reason}; held-out ELBO {self.held_out_elbo_per_datum:.3f} nats per datum; "
+            f"{self.steps} steps, {self.seconds:.1f} s)"
+        )
+
+
+def fit(
+    model: Any,
+    *args: Any,
+    key: PRNGKeyArray,
+    family: str | AbstractFamily = "mean-field",
+    bound: AbstractBound | None = None,
+    particles: int | None = None,
+    solver: AbstractSolver | None = None,
+    supports: dict | None = None,
+    example: dict | None = None,
+    beta: float = 1.0,
+    max_steps: int | None = None,
+    max_epochs: float | None = None,
+    max_time: float | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Fit q_phi to a model, and theta with it where the model has parameters of its own.
+
+    A `LatentVariableModel` and its data give a `Trained` model (autoencoding variational Bayes: theta and phi
+    together). A NumPyro program with its arguments, a JAX log density with `example=` (and `supports=`), or a target
+    gives a `Posterior`.
+
+    key: a `jax.random.key`; the same key gives the same bits. family: 'mean-field', 'full-rank' or a family to start
+    from. bound: what is climbed; `ELBO(particles)` unless given. solver: `StochasticGradient` unless given.
+    max_steps (a posterior), max_epochs (data), max_time (seconds): budgets; without them the fit stops by itself when
+    the ELBO has stopped rising. watch: told of the progress a few times a second.
+
+    Raises InputError (a ValueError) or TypeError, before any work, for what cannot be fitted.
+    """
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        raise TypeError(f"key must be one typed JAX key, got {type(key).__name__}. Use jax.random.key(0).")
+    if bound is not None and particles is not None:
+        raise InputError("bound and particles were both given; a bound has its own. Give bound=ELBO(particles=...).")
+    if isinstance(model, LatentVariableModel):
+        _refuse("a latent-variable model", family=family != "mean-field", supports=supports, example=example,
+                max_steps=max_steps, **kwargs)  # fmt: skip
+        bound = bound or ELBO(1 if particles is None else particles)
+        return _fit_model(model, args, key, bound, solver, beta, max_epochs, max_time, watch)
+    _refuse("a posterior", beta=beta != 1.0, max_epochs=max_epochs)
+    target = as_target(model, *args, supports=supports, example=example, **kwargs)
+    bound = bound or ELBO(PARTICLES if particles is None else particles)
+    return _fit_posterior(target, key, family, bound, solver, max_steps, max_time, watch)
+
+
+def load(path: str | Path) -> Any:
+    """What `save` or `qphi fit` left in the folder `path`: a `VAE`. Raises InputError for damaged files."""
+    from qphi.estimators import VAE
+
+    return VAE.load(path)
+
+
+def _fit_posterior(
+    target: AbstractTarget,
+    key: PRNGKeyArray,
+    family: str | AbstractFamily,
+    bound: AbstractBound,
+    solver: AbstractSolver | None,
+    max_steps: int | None,
+    max_time: float | None,
+    watch: Callable[[Progress], None] | None,
+) -> Posterior:
+    start_key, run_key, answer_key = jax.random.split(key, 3)
+    q = family if isinstance(family, AbstractFamily) else _first_guess(target, family, start_key)
+    if q.dim != target.dim:
+        raise InputError(f"The family is over {q.dim} dimensions, the target over {target.dim}. Give a matching one.")
+    solver = solver or StochasticGradient(learning_rate=0.05, average_over=CHECK_EVERY, refinements=3)
+    problem, trained = Problem.of(
+        q,
+        objective=PosteriorObjective(target, bound),
+        scoring=PosteriorObjective(target, MonteCarlo(SCORING_PARTICLES)),
+        train=None,
+        held_out=None,
+    )
+    stopping = Plateau(patience=5)
+    result = drive(
+        problem,
+        solver,
+        stopping,
+        start(problem, solver, stopping, trained, run_key),
+        run_key,
+        max_steps=MAX_STEPS if max_steps is None else max_steps,
+        check_every=CHECK_EVERY if max_steps is None else min(CHECK_EVERY, max_steps),
+        max_time=max_time,
+        watch=watch,
+    )
+    return posterior_from(
+        target,
+        problem.whole(result.answer),
+        result.status,
+        answer_key,
+        steps=int(result.run.step),
+        seconds=result.seconds,
+        history=result.history,
+        reason=result.reason,
+    )
+
+
+def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> AbstractFamily:
+    if family not in FAMILIES:
+        raise InputError(f"family={family!r} is not known. Use {' or '.join(map(repr, FAMILIES))}, or a qphi family.")
+    z = finite_start(target, key)
+    if family == "mean-field":
+        return DiagonalGaussian(z, jnp.full_like(z, np.log(START_SCALE)))
+    return FullRankGaussian(z, START_SCALE * jnp.eye(target.dim, dtype=z.dtype))
+
+
+def _fit_model(
+    model: LatentVariableModel,
+    args: tuple,
+    key: PRNGKeyArray,
+    bound: AbstractBound,
+    solver: AbstractSolver | None,
+    beta: float,
+    max_epochs: float | None,
+    max_time: float | None,
+    watch: Callable[[Progress], None] | None,
+) -> Trained:
+    if len(args) != 1:
+        raise TypeError(f"A latent-variable model is fitted to one array of data, got {len(args)}. Call fit(model, x).")
+    x = _rows(args[0])
+    split_key, run_key = jax.random.split(key)
+    train, held_out = hold_out(len(x), split_key)
+    training = plan(model, x[train], x[held_out], run_key, bound=bound, beta=beta, solver=solver)
+    _try_shapes(model, x)
+    result = training.drive(training.start(), max_epochs=max_epochs, max_time=max_time, watch=watch)
+    return Trained(
+        training.whole(result.answer),
+        result.status,
+        result.reason,
+        result.history,
+        result.seconds,
+        int(result.run.step),
+    )
+
+
+def _rows(x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    if x.ndim < 1 or x.size == 0 or not np.issubdtype(x.dtype, np.number) and x.dtype != bool:
+        raise InputError(f"x has shape {x.shape} and dtype {x.dtype}; numbers with one row per datum are needed.")
+    x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise InputError(f"x has {np.sum(~np.isfinite(x))} values that are NaN or infinity. Remove or fill them.")
+    return x
+
+
+def _try_shapes(model: LatentVariableModel, x: np.ndarray) -> None:
+    """Walk one datum through the model without computing anything, and name the part that does not fit."""
+
+    def posterior_sample(model, xs: Array):
+        return model.posterior(xs).sample_many(jax.random.key(0), 1)
+
+    datum = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    try:
+        z = eqx.filter_eval_shape(posterior_sample, model, datum)
+    except Exception as error:
+        raise InputError(f"The encoder failed on a datum of shape {x.shape[1:]}: {_line(error)}") from error
+    if z.shape[-1] != model.latent_dim:
+        raise InputError(f"The encoder gives {z.shape[-1]} latents, the prior has {model.latent_dim}. Make them agree.")
+    try:
+        outputs = eqx.filter_eval_shape(lambda m, z: m.decode(z[0]), model, z)
+    except Exception as error:
+        raise InputError(f"The decoder failed on {model.latent_dim} latents: {_line(error)}") from error
+    shapes = {leaf.shape[1:] for leaf in jax.tree.leaves(outputs)}
+    try:
+        mean = eqx.filter_eval_shape(lambda m, o: jax.vmap(m.likelihood.mean)(o), model, outputs)
+        eqx.filter_eval_shape(lambda m, o, xs: jax.vmap(m.likelihood.log_prob)(o, xs), model, outputs, datum)
+    except Exception as error:
+        raise InputError(f"The likelihood failed on decoder outputs of shape {shapes}: {_line(error)}") from error
+    if mean.shape[1:] != x.shape[1:]:
+        # broadcasting would sum the wrong number of terms, silently
+        raise InputError(f"The model's x has shape {mean.shape[1:]}, the data's has {x.shape[1:]}. Make them agree.")
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _refuse(what: str, **given: Any) -> None:
+    unused = [name for name, value in given.items() if value is not None and value is not False]
+    if unused:
+        raise TypeError(f"{', '.join(unused)} has no effect on {what}. Leave it out.")

@@ -1,0 +1,56 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def _block(marker: str) -> str:
+    found = [block for block in BLOCKS if marker in block]
+    assert len(found) == 1, marker
+    return found[0]
+
+
+def test_there_is_a_block_for_each_door():
+    assert len(BLOCKS) == 3
+
+
+def test_door_2_in_twenty_lines_and_trains():
+    code = _block("LatentVariableModel")
+    body = code.split("class Encoder")[1]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 20
+    names: dict = {}
+    exec(code, names)
+    trained = names["trained"]
+    assert trained.status.succeeded
+    # better than eight independent Poisson columns, whose maximum likelihood is at the column means
+    x = np.asarray(names["x"], float)
+    rate = x.mean(0)
+    from scipy.stats import poisson
+
+    independent = poisson.logpmf(x, rate).sum(1).mean()
+    assert trained.evaluate(x[:500]).log_evidence.value > independent + 1.0
+
+
+def test_door_1_prints_a_table():
+    names: dict = {}
+    exec(_block("eight_schools"), names)
+    assert "mu" in repr(names["posterior"])
+    assert names["draws"]["eta"].shape == (4000, 8)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_door_3_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 6)) + 0.1 * rng.normal(size=(200, 6))
+    names = {"X": x}
+    code = _block("qphi.VAE(").replace("random_state=0)", "random_state=0, max_epochs=20, hidden=(32,))")
+    exec(code, names)
+    assert (tmp_path / "model" / "model.safetensors").exists()
+    assert names["z"].shape == (200, 16)

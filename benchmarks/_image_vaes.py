@@ -1,6 +1,6 @@
 """The data and the model of Kingma & Welling (2014), section 5, out of qphi's pieces.
 
-One hidden layer of tanh units in the encoder and in the decoder, a Gaussian posterior, a standard normal prior.
+One hidden layer of tanh units in encoder and decoder, a Gaussian posterior, a standard normal prior.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qphi.families import StandardNormal
 
 BINARISATION_SEED = 0
 GREY_LEVELS = 255.0  # the model sees pixels / 255
-NEVER = 1_000_000_000  # a patience that no fit exhausts: training has one learning rate and ends with its budget
+NEVER = 1_000_000_000  # a patience that no fit exhausts: one learning rate, and an end by budget only
 
 
 class SigmoidMean(AbstractNetwork):
@@ -47,7 +47,7 @@ def tanh_vae(
 
 
 def binary_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 training and 10,000 test images as rows of 784 zeros and ones: each pixel drawn once, from its grey."""
+    """60,000 training and 10,000 test images, rows of 784: each pixel is drawn once, 1 with its grey's share."""
     generator = np.random.default_rng(BINARISATION_SEED)
     images = [load(name).x.reshape(-1, 784) / GREY_LEVELS for name in ("mnist", "mnist-test")]
     train, test = ((generator.random(x.shape) < x).astype(np.float32) for x in images)
@@ -57,7 +57,7 @@ def binary_mnist() -> tuple[np.ndarray, np.ndarray]:
 def frey_faces(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """1,572 training and 393 held-out frames as rows of 560 pixels in [0, 1]: a random fifth is held out.
 
-    The frames are a film: neighbours of a held-out frame are in the training set, so this split flatters any model.
+    The frames are a film: neighbours of a held-out frame are in the training set, which flatters any model.
     """
     x = load("frey").x.reshape(-1, 560).astype(np.float32) / GREY_LEVELS
     order = np.random.default_rng(seed).permutation(len(x))

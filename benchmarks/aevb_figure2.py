@@ -1,14 +1,15 @@
-"""Figure 2 of Auto-Encoding Variational Bayes (Kingma & Welling 2014): the ELBO against training samples seen.
+"""Figure 2 of Auto-Encoding Variational Bayes (Kingma & Welling 2014): ELBO against training samples seen.
 
-One hidden layer of tanh units in encoder and decoder (500 for MNIST, 200 for Frey faces), minibatches of 100, one
-sample per datum. MNIST under a Bernoulli, one fixed binarisation (seed 0; the paper's own pixels were grey levels
-under a Bernoulli, so its nats are not comparable); latent 3, 5, 10, 20, 200. Frey faces under a Gaussian with a sigmoid
-mean and one learned scale, a random fifth held out; latent 2, 5, 10, 20.
+One hidden layer of tanh units in encoder and decoder (500 for MNIST, 200 for Frey faces), minibatches of
+100, one sample per datum. MNIST under a Bernoulli, one fixed binarisation (seed 0; the paper's own pixels were
+grey levels under a Bernoulli, so its nats are not comparable); latent 3, 5, 10, 20, 200. Frey faces under a
+Gaussian with a sigmoid mean and one learned scale, a random fifth held out; latent 2, 5, 10, 20.
 
-Optimiser: qphi's own, Adam at 1e-3 with gradients clipped at norm 100 and a ramp over the first 100 steps. Its plateau
-rule, which would lower the step and stop, is given a patience that never ends, so the rate stays 1e-3. What is scored is
-qphi's answer, the running average of the weights (over 600 steps on MNIST, 50 on Frey), at the end of the budget: no
-choice is made on the test set. The paper used Adagrad with a step from {0.01, 0.02, 0.1} and a small weight decay.
+Optimiser: qphi's own, Adam at 1e-3 with gradients clipped at norm 100 and a ramp over the first 100 steps. Its
+plateau rule, which would lower the step and stop, is given a patience that never ends, so the rate stays 1e-3.
+What is scored is qphi's answer, the running average of the weights (over 600 steps on MNIST, 50 on Frey), at the
+end of the budget: no choice is made on the test set. The paper used Adagrad with a step from {0.01, 0.02, 0.1}
+and a small weight decay.
 
 Writes benchmarks/results/aevb_figure2.json, docs/figures/aevb_figure2.png and the table of docs/aevb.md.
 
@@ -28,9 +29,9 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from _image_vaes import GREY_LEVELS, NEVER, Bernoulli, binary_mnist, frey_faces, learned_gaussian, tanh_vae
 from _results import ROOT, figure_file, markdown, need_data, parser, print_table, read, results_file, save
-
 from qphi.autoencoders.evaluation import evaluate
 from qphi.autoencoders.training import plan
 from qphi.loop import BLOCK
@@ -137,7 +138,7 @@ def _run(name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, option
 
 
 def bits_per_dimension(elbo: float, pixels: int = 560) -> float:
-    """-(ELBO of pixels in 0..255) / (pixels log 2), from the ELBO of pixels in [0, 1], a density 255^pixels larger."""
+    """-(ELBO of pixels in 0..255) / (pixels log 2), from that of pixels in [0, 1]: a density 255^pixels larger."""
     return -(elbo - pixels * math.log(GREY_LEVELS)) / (pixels * math.log(2))
 
 
@@ -152,8 +153,9 @@ def _table(runs: list[dict], name: str) -> tuple[list[str], list[list[str]]]:
         return [], []
     rows, particles = mine[0]["evaluation_rows"], mine[0]["particles"]
     header = ["latent", *(f"test ELBO at {mark:.0e}".replace("e+0", "e") for mark in MARKS)]
-    header += ["at the end", "samples", "training ELBO", f"log p(x), {particles} draws, {rows} rows", "ELBO, same rows"]
-    header += ["active units", *(["bits/dim (ELBO)", "scale, grey levels"] if name == "frey" else []), "seconds"]
+    header += ["at the end", "samples", "training ELBO", f"log p(x), {particles} draws, {rows} rows"]
+    header += ["ELBO, same rows", "active units"]
+    header += ["bits/dim (ELBO)", "scale, grey levels", "seconds"] if name == "frey" else ["seconds"]
     table = []
     for run in mine:
         evidence, elbo = run["log_evidence"], run["elbo"]
@@ -221,13 +223,18 @@ def _draw(runs: list[dict], smoke: bool) -> None:
 
 
 def _panel(plot: Any, run: dict, limits: tuple[float, float], *, first: bool) -> None:
+    from matplotlib.ticker import NullFormatter
+
     from qphi.report import theme
 
     title = f"{SETTINGS[run['data']].title}, latent {run['latent_dim']}"
-    theme.style(plot, x="training samples seen", y="ELBO (nats per image)" if first else "", title=title, grid="both")
-    plot.plot(run["samples"], run["train_elbo"], color=theme.SECOND, lw=1.2, ls=(0, (5, 2)), label="training ELBO")
-    plot.plot(run["samples"], run["test_elbo"], color=theme.ACCENT, lw=1.8, label="test ELBO")
+    y = "ELBO (nats per image)" if first else ""
+    theme.style(plot, x="training samples seen", y=y, title=title, grid="both")
+    seen, dashes = run["samples"], (0, (5, 2))
+    plot.plot(seen, run["train_elbo"], color=theme.SECOND, lw=1.2, ls=dashes, label="training ELBO")
+    plot.plot(seen, run["test_elbo"], color=theme.ACCENT, lw=1.8, label="test ELBO")
     plot.set_xscale("log")
+    plot.xaxis.set_minor_formatter(NullFormatter())
     plot.set_ylim(*limits)
     plot.tick_params(labelleft=first, which="both")
     plot.text(

@@ -382,10 +382,10 @@ def test_a_log_density_that_cannot_be_used_is_refused(name):
         ((plain, {"x": "a"}), r"example\['x'\] is a str; a number"),
     ],
 )
-def test_arguments_of_the_wrong_kind_are_type_errors(arguments, message):
+def test_arguments_of_the_wrong_kind_are_type_errors(arguments, message, wrong_types):
     with pytest.raises(TypeError, match=message):
         LogDensity(*arguments)
-    with pytest.raises(TypeError, match="numpyro.distributions.constraints"):
+    with pytest.raises(TypeError, match=r"a constraint from numpyro\.distributions\.constraints"):
         LogDensity(plain, {"x": 0.0}, supports={"x": "positive"})
     with pytest.raises(TypeError, match="dtype object"):
         LogDensity(plain, {"x": 0.0}, args=(np.array(["a", None], object),))
@@ -446,7 +446,7 @@ BAD_PROGRAMS = {
     subsampled: r"'data' is subsampled \(10 of 100\)",
     delta: "'x' is a Delta.*numpyro.deterministic",
     half_observed: "'y' uses obs_mask.*jnp.where",
-    negative_counts: r"2 of 3 observed values of site 'y' are outside the support \(IntegerNonnegative.*Poisson",
+    negative_counts: r"2 of 3 observed values of site 'y' are outside .*IntegerNonnegative.*Poisson",
     missing_data: "1 of 2 observed values of site 'y' are not finite",
     branching: r"cannot be traced by JAX \(TracerBoolConversionError\)",
     two_arguments: r"raised TypeError: .*missing 2 required positional arguments.* 0 argument\(s\)",

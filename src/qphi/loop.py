@@ -159,7 +159,8 @@ def advance(
         finite = jnp.isfinite(jnp.mean(scores.items))
         fault = jnp.where((run.fault == 0) & ~finite, _HELD_OUT_FAULT, run.fault)
         watched, plateau = stopping.update(run.stopping, scores.items, answer, run.step)
-        watched = jax.tree.map(lambda a, b: jnp.where(fault == 0, a, b), watched, run.stopping)
+        # A fault in training leaves a finite answer: it counts if it is the best
+        watched = jax.tree.map(lambda a, b: jnp.where(finite, a, b), watched, run.stopping)
         solver_state, used_up = jax.lax.cond(
             plateau & (fault == 0),
             lambda: solver.refine(run.solver, watched.best_answer),

@@ -52,13 +52,13 @@ class Posterior:
         """Monte Carlo standard error of `elbo`, nats."""
         return self.weights.elbo_standard_error
 
-    def sample(self, key: PRNGKeyArray, n: int = 1000) -> dict[str, Float[Array, "n *shape"]]:
+    def sample(self, key: PRNGKeyArray, n: int = 1000) -> dict[str, Array]:
         """`n` draws of each named value (deterministic sites too), on their own supports."""
         draws = named_draws(self.q, self.target, key, _checked_count(n))
         return {name: jnp.asarray(draws[name]) for name in self._shapes}
 
-    def log_prob(self, z: Float[Array, "*draws dim"]) -> Float[Array, "*draws"]:
-        """log q(z), nats, on the unconstrained scale, of one point or of each row."""
+    def log_prob(self, z: Float[Array, "*draws dim"]) -> Array:
+        """log q(z), nats, on the unconstrained scale: a number for one point, one for each row."""
         z = jnp.asarray(z)
         return self.q.log_prob(z) if z.ndim == 1 else self.q.log_prob_many(z)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from qphi.errors import InputError
 from qphi.files import atomic_write
@@ -22,16 +23,20 @@ __all__ = ["FORMAT", "load_arrays", "read_json", "save_arrays", "write_json"]
 FORMAT = 1  # raised when files change; `read_json` refuses what is newer
 
 
-def save_arrays(path: Path, tree: PyTree, note: dict[str, str] | None = None) -> None:
-    """Write every array of the tree under the path by which it is reached, whole or not at all."""
+def save_arrays(path: Path, tree: PyTree) -> str:
+    """Write every array of the tree under the path by which it is reached, whole or not at all.
+
+    Returns their checksum, for the JSON file beside: it tells damage, and arrays of another fit.
+    """
     arrays = {name: np.asarray(leaf) for name, leaf in _named(tree).items()}
     # safetensors stores no zero-dimensional view of a larger buffer: copy
     arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     with atomic_write(path) as temporary:
-        save_file(arrays, temporary, metadata=note)
+        temporary.write_bytes(save(arrays))  # `save_file` would hide a full disk in an error of its own
+    return _checksum(arrays)
 
 
-def load_arrays(path: Path, like: PyTree) -> PyTree:
+def load_arrays(path: Path, like: PyTree, checksum: str) -> PyTree:
     """The tree `like` with its arrays (or their shapes) replaced by the file's. Raises InputError, saying what is off."""
     try:
         arrays = load_file(path)
@@ -52,6 +57,11 @@ def load_arrays(path: Path, like: PyTree) -> PyTree:
                 f"{path}: {name} is {arrays[name].dtype}{arrays[name].shape}, needed is {leaf.dtype}{leaf.shape}. "
                 "The file does not belong to this model. Restore both files from one copy, or fit again."
             )
+    if _checksum({name: arrays[name] for name in wanted}) != checksum:
+        raise InputError(
+            f"{path} is damaged, or from another fit than the JSON file beside it: its checksum differs. "
+            "Restore both from one copy, or fit again."
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     filled = [jnp.asarray(arrays[jax.tree_util.keystr(p)]) if _is_array(leaf) else leaf for p, leaf in leaves]
     return jax.tree_util.tree_unflatten(structure, filled)
@@ -86,6 +96,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def _named(tree: PyTree) -> dict[str, Any]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if _is_array(leaf)}
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays.values():
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _is_array(leaf: Any) -> bool:

@@ -176,7 +176,7 @@ def summarise(
     exact: Mapping[str, tuple[np.ndarray, np.ndarray]],
     probabilities: tuple[float, ...],
 ) -> Summary:
-    """The table, from draws (n, *shape) of each name, or from exact Gaussian moments where those are known."""
+    """The table, from draws (n, *shape) of each name, or from exact moments where those are known."""
     blocks = tuple(
         (
             _exact_block(name, shape, *exact[name], probabilities)

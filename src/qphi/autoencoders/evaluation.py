@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.bounds.factored import kl_to_prior, knows_kl
@@ -64,7 +64,7 @@ class RowScores(eqx.Module):
     scale: Float[Array, "data dim"]
 
 
-def row_keys(xs: Float[Array, "data ..."], seed: int = 0) -> PRNGKeyArray:
+def row_keys(xs: Float[Array, "data ..."], seed: int = 0) -> Key[Array, " data"]:
     """One key per row, from a hash of the row's bits: equal rows get equal keys, wherever they stand."""
     return jax.vmap(lambda words: _fold(jax.random.key(seed, impl="threefry2x32"), words))(_words(xs))
 
@@ -85,32 +85,39 @@ def _fold(key: PRNGKeyArray, words: UInt32[Array, " words"]) -> PRNGKeyArray:
 
 
 @eqx.filter_jit
-def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], chunks: int, draws: int) -> RowScores:
+def _score_block(
+    model: LatentVariableModel, xs: Float[Array, "data ..."], particles: Int[Array, ""]
+) -> RowScores:
     q, p = model.posterior(xs), model.observe(xs)
     closed = knows_kl(q, model.prior)
     keys = row_keys(xs)
 
-    def chunk(carry, index):
+    def chunk(index, carry):
         top, total, joint, likelihood = carry
+        wanted = (index * DRAWS + jnp.arange(DRAWS) < particles)[:, None]  # the last chunk may have too many
         chunk_keys = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
-        z = eqx.filter_vmap(lambda member, k: member.sample_many(k, draws), out_axes=1)(q.family, chunk_keys)
+        z = eqx.filter_vmap(lambda member, k: member.sample_many(k, DRAWS), out_axes=1)(q.family, chunk_keys)
         log_likelihood = p.log_likelihood_many(z)
         log_prior = model.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
         log_weights = log_likelihood + log_prior - q.log_prob_many(z)
+        sums = [
+            before + jnp.sum(jnp.where(wanted, values, 0.0), axis=0)
+            for before, values in ((joint, log_weights), (likelihood, log_likelihood))
+        ]
+        log_weights = jnp.where(wanted, log_weights, -jnp.inf)
         new_top = jnp.maximum(top, jnp.max(log_weights, axis=0))  # streaming log-sum-exp
-        total = total * jnp.exp(top - new_top) + jnp.sum(jnp.exp(log_weights - new_top), axis=0)
-        sums = joint + jnp.sum(log_weights, axis=0), likelihood + jnp.sum(log_likelihood, axis=0)
-        return (new_top, total, *sums), None
+        shift = jnp.where(new_top == -jnp.inf, 0.0, new_top)  # weights that are all zero
+        total = total * jnp.exp(top - shift) + jnp.sum(jnp.exp(log_weights - shift), axis=0)
+        return (new_top, total, *sums)
 
     zeros = jnp.zeros(xs.shape[0])
     start = (jnp.full(xs.shape[0], -jnp.inf), zeros, zeros, zeros)
-    (top, total, joint, likelihood), _ = jax.lax.scan(chunk, start, jnp.arange(chunks))
-    count = chunks * draws
-    likelihood = likelihood / count
-    kl = kl_to_prior(q, model.prior) if closed else likelihood - joint / count
+    top, total, joint, likelihood = jax.lax.fori_loop(0, -(-particles // DRAWS), chunk, start)
+    likelihood = likelihood / particles
+    kl = kl_to_prior(q, model.prior) if closed else likelihood - joint / particles
     mean, scale = moments(q)
     # normalised by the number of weights actually summed
-    return RowScores(likelihood - kl, likelihood, kl, top + jnp.log(total) - math.log(count), mean, scale)
+    return RowScores(likelihood - kl, likelihood, kl, top + jnp.log(total) - jnp.log(particles), mean, scale)
 
 
 def moments(q: Batch) -> tuple[Float[Array, "data dim"], Float[Array, "data dim"]]:
@@ -135,14 +142,11 @@ def in_blocks(function, xs: np.ndarray, rows: int = ROWS):
 
 
 def score_rows(model: LatentVariableModel, xs: np.ndarray, particles: int) -> RowScores:
-    """ELBO, its parts and the importance-weighted log evidence of each row, from at least `particles` draws.
+    """ELBO, its parts and the importance-weighted log evidence of each row, from `particles` draws.
 
     log p(x) >= E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], rising with K (Burda et al. 2016, eq. 8).
-    `particles` is rounded up to a whole number of chunks of 8.
     """
-    draws = min(DRAWS, particles)
-    chunks = -(-particles // draws)
-    return in_blocks(lambda block: _score_block(model, jnp.asarray(block), chunks, draws), xs)
+    return in_blocks(lambda block: _score_block(model, jnp.asarray(block), jnp.asarray(particles)), xs)
 
 
 def evaluate(
@@ -167,7 +171,7 @@ def evaluate(
         kl_per_unit=per_unit,
         latent_dim=model.latent_dim,
         n=len(xs),
-        particles=-(-particles // min(DRAWS, particles)) * min(DRAWS, particles),
+        particles=particles,
     )
 
 

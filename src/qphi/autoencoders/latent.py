@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from qphi.autoencoders.evaluation import in_blocks, moments
 from qphi.autoencoders.model import LatentVariableModel
@@ -25,7 +25,7 @@ def _means(model: LatentVariableModel, z: Float[Array, "data dim"]) -> Array:
 
 
 @eqx.filter_jit
-def _draws(model: LatentVariableModel, keys: PRNGKeyArray, noise: bool) -> Array:
+def _draws(model: LatentVariableModel, keys: Key[Array, " data"], noise: bool) -> Array:
     split = jax.vmap(jax.random.split)(keys)
     z = jax.vmap(model.prior.sample)(split[:, 0])
     if not noise:

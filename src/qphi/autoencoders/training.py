@@ -92,8 +92,8 @@ def hold_out(size: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
 
 def plan(
     model: LatentVariableModel,
-    train: Array,
-    held_out: Array,
+    train: np.ndarray | Array,
+    held_out: np.ndarray | Array,
     key: PRNGKeyArray,
     *,
     bound: AbstractBound | None = None,

@@ -26,7 +26,7 @@ def write_images(
     with atomic_write(array) as temporary:
         np.save(temporary, rows)
     say(f"{len(rows)} {'images' if _are_pictures(vae, rows) else 'rows'} as an array {rows.shape} in {array}")
-    if not _are_pictures(vae, rows):
+    if vae.levels_ is None or not _are_pictures(vae, rows):
         return
     from qphi.report.pictures import image_grid, save_png
 

@@ -52,12 +52,13 @@ _latent.register(app)
 _show.register(app)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         from qphi import __version__
 
         say(f"qphi {__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback(help=HELP)

@@ -76,7 +76,7 @@ def reconstruct(
     vae = open_run(run)
     again = np.asarray(vae.reconstruct(rows))
     columns = min(len(rows), MOST_COLUMNS)
-    shown = _pairs(rows, again, columns, blank=vae.levels_[1]) if vae.image_ else None
+    shown = _pairs(rows, again, columns, blank=vae.levels_[1]) if vae.levels_ else None
     write_images(vae, again, path, columns=columns, shown=shown)
 
 

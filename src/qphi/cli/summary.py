@@ -43,11 +43,12 @@ def print_summary(vae: VAE, x: np.ndarray, folder: Path, report: Path | None) ->
 
 
 def _figures_of_fit(vae: VAE, x: np.ndarray) -> list[tuple[str, str]]:
-    rows = vae.held_out_rows(x) if hasattr(vae, "held_out_rows") else np.arange(len(x))
+    held_out = getattr(vae, "held_out_rows", None)
+    rows = np.arange(len(x)) if held_out is None else np.asarray(held_out(x))
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED)).round().astype(int)]
     evaluation = vae.evaluate(x[rows], particles=PARTICLES)
     found = [
-        ("held-out ELBO", f"{_with_error(evaluation.elbo)} nats per datum"),
+        ("ELBO, all data" if held_out is None else "held-out ELBO", f"{_with_error(evaluation.elbo)} nats per datum"),
         ("its parts", f"log likelihood {evaluation.log_likelihood.value:.2f}, KL {evaluation.kl.value:.2f}"),
     ]
     if evaluation.bits_per_dimension is not None:

@@ -95,7 +95,7 @@ def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
     x = check_array(x, "X")
     image = x.ndim > 2
     levels = _levels(x)
-    binary = np.isin(x, levels).all() and levels[0] == 0 and levels[1] in (1, 255)
+    binary = bool(np.isin(x, levels).all()) and levels[0] == 0 and levels[1] in (1, 255)
     if likelihood == "auto":
         likelihood = "bernoulli" if binary else "gaussian"
     if x.min() == x.max():

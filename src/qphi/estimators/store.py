@@ -40,9 +40,7 @@ _PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epo
 def write_model(folder: Path, vae: VAE) -> None:
     """model.safetensors first, then model.json, which makes it a model; each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = eqx.filter(vae.model_, eqx.is_array)
-    token = hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in jax.tree.leaves(arrays))).hexdigest()
-    save_arrays(folder / "model.safetensors", arrays, note={"sha256": token})
+    checksum = save_arrays(folder / "model.safetensors", eqx.filter(vae.model_, eqx.is_array))
     parameters = {name: getattr(vae, name) for name in _PARAMETERS}
     parameters["hidden"] = [int(width) for width in parameters["hidden"]]
     write_json(
@@ -59,7 +57,7 @@ def write_model(folder: Path, vae: VAE) -> None:
             "n_iter": vae.n_iter_,
             "best_epoch": vae.best_epoch_,
             "history": vae.history_,
-            "sha256": token,
+            "sha256": checksum,
         },
     )
 
@@ -74,20 +72,14 @@ def read_model(folder: Path, cls: type[VAE]) -> VAE:
         vae.seed_, vae.status_ = values["seed"], Status[values["status"]]
         vae.status_text_, vae.seconds_ = values["status_text"], values["seconds"]
         vae.n_iter_, vae.best_epoch_ = values["n_iter"], values["best_epoch"]
-        vae.history_, token = values["history"], values["sha256"]
+        vae.history_, checksum = values["history"], values["sha256"]
         key = jax.random.key(0)
         skeleton = eqx.filter_eval_shape(build, vae.architecture_, key)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again."
         ) from None
-    vae.model_ = load_arrays(folder / "model.safetensors", skeleton)
-    leaves = jax.tree.leaves(eqx.filter(vae.model_, eqx.is_array))
-    if hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in leaves)).hexdigest() != token:
-        raise InputError(
-            f"{folder / 'model.safetensors'} is damaged, or from another fit than model.json: its checksum differs. "
-            "Restore both from one copy, or fit again."
-        )
+    vae.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
     vae._describe()
     return vae
 
@@ -101,6 +93,8 @@ class Checkpoint:
     settings: dict[str, Any]
     history: dict[str, list[float]]
     seconds: float
+    arrays: str  # the name of the file beside
+    checksum: str
 
     def run(self, settings: dict[str, Any], like: Run) -> Run:
         """The saved run, if data and settings are those it was started with. Raises InputError otherwise."""
@@ -116,7 +110,7 @@ class Checkpoint:
                     f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
                     "Resume with what it was started with, or fit into a new folder."
                 )
-        return load_arrays(self.folder / "checkpoint.safetensors", like)
+        return load_arrays(self.folder / self.arrays, like, self.checksum)
 
 
 def write_checkpoint(
@@ -127,9 +121,13 @@ def write_checkpoint(
     history: dict[str, list[float]],
     seconds: float,
 ) -> None:
-    """The run's arrays, then the JSON beside them. Both carry the step, so that a torn pair is seen."""
+    """The run's arrays in a file of their own, then the JSON that names it, then the old arrays go.
+
+    Killed at any moment, it leaves the old checkpoint or the new one, never a mixture.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(folder / "checkpoint.safetensors", run)
+    arrays = f"checkpoint-{int(run.step)}.safetensors"
+    checksum = save_arrays(folder / arrays, run)
     write_json(
         folder / "checkpoint.json",
         {
@@ -137,17 +135,21 @@ def write_checkpoint(
             "settings": _plain(settings),
             "history": {k: [float(x) for x in v] for k, v in history.items()},
             "seconds": seconds,
+            "arrays": arrays,
+            "sha256": checksum,
         },
     )
+    for old in folder.glob("checkpoint-*.safetensors"):
+        if old.name != arrays:
+            old.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
     """The checkpoint in a run folder. Raises InputError when there is none, or it is damaged."""
     values = read_json(folder / "checkpoint.json")
     try:
-        return Checkpoint(
-            folder, values["seed"], values["settings"], values["history"], values["seconds"]
-        )
+        names = ("seed", "settings", "history", "seconds", "arrays", "sha256")
+        return Checkpoint(folder, *(values[name] for name in names))
     except KeyError as error:
         raise InputError(f"{folder / 'checkpoint.json'} is damaged: it has no {error}. Fit again.") from None
 

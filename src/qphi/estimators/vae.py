@@ -115,6 +115,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         scaling = fit_scaling(X, self.likelihood)
         folder = None if run_dir is None else Path(run_dir)
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
+        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
         self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
         self.scaling_ = scaling
         self.architecture_ = Architecture(
@@ -164,8 +165,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name}={value!r}: a positive number or None is needed.")
-        if not len(self.hidden) or min(self.hidden) < 1:
-            raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed.")
+        if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
+            raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (512, 512).")
 
     def _seed(self) -> int:
         if self.random_state is None:

@@ -99,7 +99,7 @@ def _draw_rings(plot: Axes) -> None:
             Circle((0, 0), ring, fill=False, edgecolor=theme.INK, lw=0.8, ls=(0, (4, 3)), zorder=3)
         )
         name = f"prior, {ring:g} sd" if ring == RINGS[-1] else f"{ring:g} sd"
-        _write(plot, 0, ring, name, theme.INK)
+        _write(plot, 0.0, ring, name, theme.INK)
 
 
 def _draw_density(plot: Axes, means: NDArray, scales: NDArray, limit: float) -> None:
@@ -207,7 +207,7 @@ class Colours:
             if mine.any():
                 x, y = np.median(places[mine], axis=0)
                 colour = theme.class_colours(index + 1)[-1]
-                _write(plot, x, y, name, colour, size=theme.SIZE + 3, weight="bold")
+                _write(plot, float(x), float(y), name, colour, size=theme.SIZE + 3, weight="bold")
 
 
 def _write(

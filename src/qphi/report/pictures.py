@@ -20,7 +20,7 @@ GAP = 2  # pixels of white between two tiles
 WHITE = 255
 
 
-def to_pixels(images: ArrayLike, limits: tuple[float, float] = (0.0, 1.0)) -> NDArray[np.uint8]:
+def to_pixels(images: ArrayLike, limits: tuple[float | int, float | int] = (0.0, 1.0)) -> NDArray[np.uint8]:
     """Images (n, h, w), (n, h, w, 1) or (n, h, w, 3) as bytes, (n, h, w) or (n, h, w, 3).
 
     uint8 is taken as it is. Anything else is mapped so that `limits` become 0 (black) and 255 (white); what
@@ -47,7 +47,7 @@ def image_grid(
     images: ArrayLike,
     columns: int | None = None,
     *,
-    limits: tuple[float, float] = (0.0, 1.0),
+    limits: tuple[float | int, float | int] = (0.0, 1.0),
     tile: int = TILE,
     gap: int = GAP,
 ) -> NDArray[np.uint8]:

@@ -19,12 +19,12 @@ __all__ = [
     "training_curve",
 ]
 
-History = Mapping[str, Sequence[float]]
+History = Mapping[str, Sequence[float | int | None]]
 RATE_DROPS_AT_MOST = 12  # more of them are a schedule, which vertical lines would not show
 NAMED_UNITS_AT_MOST = 40
 
 
-def training_curve(history: History, *, kept: float | None = None) -> Figure:
+def training_curve(history: History, *, kept: float | int | None = None) -> Figure:
     """The ELBO, training and held-out, with the kept check marked; beside it the held-out one's two parts.
 
     `kept` is the epoch of the check whose model was kept; without it, that with the highest held-out ELBO.
@@ -57,13 +57,13 @@ def _parts(plot: Axes, along: NDArray, history: History) -> None:
     other = plot.twinx()
     theme.style(other, y="KL (nats per datum)", grid=None)
     other.plot(along, kl, color=theme.SECOND, lw=1.5, ls=(0, (5, 2)))
-    other.set_ylim(0, 1.08 * theme.spread(kl, 0)[1])
+    other.set_ylim(0, 1.08 * theme.spread(kl, 0.0)[1])
     other.yaxis.label.set_color(theme.SECOND)
     other.spines["left"].set_visible(False)
     other.spines["right"].set_visible(True)
 
 
-def _kept_check(along: NDArray, held_out: NDArray, kept: float | None) -> int | None:
+def _kept_check(along: NDArray, held_out: NDArray, kept: float | int | None) -> int | None:
     """The check whose model was kept: that of epoch `kept`, or else that with the highest held-out ELBO."""
     if not np.isfinite(held_out).any():
         return None
@@ -106,7 +106,7 @@ def kl_per_unit(kl: NDArray, active: NDArray) -> Figure:
         plot.set_xticks(places, [str(unit) for unit in order])
         plot.tick_params(axis="x", length=0)
     plot.set_xlim(-0.7, len(kl) - 0.3)
-    plot.set_ylim(0, 1.2 * max(theme.spread(kl, 0)[1], 1e-3))  # room for the legend
+    plot.set_ylim(0, 1.2 * max(theme.spread(kl, 0.0)[1], 1e-3))  # room for the legend
     plot.legend(frameon=False, fontsize=theme.SIZE - 1, labelcolor=theme.INK)
     return drawn
 

@@ -11,12 +11,12 @@ NATS_PER_BIT = math.log(2)
 MINUS = "\N{MINUS SIGN}"
 
 
-def number(value: float, decimals: int = 2) -> str:
+def number(value: float | int, decimals: int = 2) -> str:
     """A number for people: a true minus sign, thousands separated."""
     return f"{value:,.{decimals}f}".replace("-", MINUS) if math.isfinite(value) else "not finite"
 
 
-def figure(value: float, standard_error: float) -> str:
+def figure(value: float | int, standard_error: float | int) -> str:
     """A value and its standard error, both with two digits of the error.
 
     >>> figure(3.14159, 0.0123), figure(1234.5, 67.8)
@@ -29,7 +29,7 @@ def figure(value: float, standard_error: float) -> str:
     return f"{number(value, decimals)} ± {number(standard_error, decimals)}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """
     >>> duration(7.31), duration(200), duration(8000)
     ('7.3 s', '3 min 20 s', '2 h 13 min')
@@ -118,7 +118,7 @@ def explanation(vae: Any, evaluation: Any | None) -> str:
     return " ".join(words)
 
 
-def _kept(vae: Any, name: str) -> float | None:
+def _kept(vae: Any, name: str) -> float | int | None:
     """A column of the history at the check whose model was kept."""
     epochs, values = vae.history_.get("epoch") or [], vae.history_.get(name) or []
     kept = getattr(vae, "best_epoch_", None)

@@ -1,0 +1,96 @@
+"""What the contract tests run over. A new class registers once, with one line here, and gets all tests of its kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from qphi.autoencoders import AbstractLikelihood, Bernoulli, ContinuousBernoulli, FromDistribution, Gaussian
+from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, StickingTheLanding
+from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, StandardNormal
+from qphi.solvers import StochasticGradient
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyCase:
+    """A family over R^2 as a function of its parameters; `support` is each coordinate's, `positive` or `real`."""
+
+    build: Callable[..., AbstractFamily]
+    parameters: dict[str, Any]
+    support: str = "real"
+
+
+def _numpyro(law: Callable[..., dist.Distribution]) -> Callable[..., AbstractFamily]:
+    return lambda **parameters: FromNumPyro(law(**parameters).to_event(1))
+
+
+_LOC_SCALE = {"loc": [0.3, -0.8], "scale": [0.7, 1.4]}
+
+FAMILIES: dict[str, FamilyCase] = {
+    "StandardNormal": FamilyCase(lambda: StandardNormal(2), {}),
+    "DiagonalGaussian": FamilyCase(DiagonalGaussian, {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3]}),
+    "FullRankGaussian": FamilyCase(FullRankGaussian, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]]}),
+    "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),
+    "numpyro Logistic": FamilyCase(_numpyro(dist.Logistic), _LOC_SCALE),
+    "numpyro StudentT": FamilyCase(_numpyro(dist.StudentT), {"df": [5.0, 9.0], **_LOC_SCALE}),
+    "numpyro Gamma": FamilyCase(
+        _numpyro(dist.Gamma), {"concentration": [0.8, 3.0], "rate": [1.3, 2.0]}, "positive"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BoundCase:
+    """A bound as a function of its number of particles, and what it asks of q and p."""
+
+    build: Callable[[int], Any]
+    needs_entropy: bool = False
+    needs_kl: bool = False
+    zero_gradient_at_posterior: bool = False  # in each draw, not only on average
+
+
+BOUNDS: dict[str, BoundCase] = {
+    "ELBO": BoundCase(ELBO),
+    "MonteCarlo": BoundCase(MonteCarlo),
+    "StickingTheLanding": BoundCase(StickingTheLanding, zero_gradient_at_posterior=True),
+    "ClosedFormEntropy": BoundCase(ClosedFormEntropy, needs_entropy=True),
+    "ClosedFormKL": BoundCase(ClosedFormKL, needs_kl=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SolverCase:
+    """A solver set up for a small Gaussian, and the steps it needs to reach it."""
+
+    build: Callable[[], Any]
+    steps: int
+
+
+SOLVERS: dict[str, SolverCase] = {
+    "StochasticGradient": SolverCase(lambda: StochasticGradient(learning_rate=0.05, batch_size=3), 2000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LikelihoodCase:
+    """A likelihood, decoder outputs to try for one element of x, x's support, and whether any output is allowed."""
+
+    likelihood: AbstractLikelihood
+    support: str  # 'real' | 'binary' | 'unit' | 'counts'
+    outputs: np.ndarray = dataclasses.field(default_factory=lambda: np.array([-6.0, -0.7, 0.0, 0.05, 0.11, 3.0]))
+    any_output: bool = True
+
+
+LIKELIHOODS: dict[str, LikelihoodCase] = {
+    "Gaussian, learned": LikelihoodCase(Gaussian(start=0.8), "real"),
+    "Gaussian, given": LikelihoodCase(Gaussian(0.5), "real"),
+    "Bernoulli": LikelihoodCase(Bernoulli(), "binary"),
+    "ContinuousBernoulli": LikelihoodCase(ContinuousBernoulli(), "unit"),
+    "numpyro Poisson": LikelihoodCase(FromDistribution(lambda o: dist.Poisson(jnp.exp(o))), "counts", any_output=False),
+    "numpyro Laplace": LikelihoodCase(FromDistribution(lambda o: dist.Laplace(o, 0.7)), "real"),
+}

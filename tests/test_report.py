@@ -83,6 +83,9 @@ class LinearVAE:
         z = self.transform(np.stack([a, b]))
         return self.inverse_transform(np.linspace(z[0], z[1], steps))
 
+    def held_out_rows(self, x):
+        return None
+
     def evaluate(self, x, particles=500):
         means, scales = self.encode(x)
         kl = 0.5 * (means**2 + scales**2 - 1 - 2 * np.log(scales)).mean(axis=0)

@@ -95,8 +95,9 @@ def test_channels_first():
     refused(np.zeros((10, 3, 32, 32)), "(10, 3, 32, 32)", "channels come last", "np.moveaxis(x, 1, -1)")
 
 
-def test_numbers_too_large_for_a_variance():
-    refused(1e200 * vectors(), "too large", "Rescale")
+@pytest.mark.parametrize("x", [1e200 * vectors(), -1e200 * pictures()])
+def test_numbers_too_large_for_single_precision(x):
+    refused(x, "e+20", "too large", "Rescale")
 
 
 def test_an_unknown_likelihood():

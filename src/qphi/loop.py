@@ -63,6 +63,16 @@ class Progress:
     seconds_left: float | None  # if the ELBO rose no more from now on: a lower bound
     status: Status
 
+    def shifted(self, nats: float) -> Progress:
+        """The same in other units of the data: log densities moved by a log Jacobian, the KL as it is."""
+
+        def moved(parts: dict[str, float]) -> dict[str, float]:
+            return {name: value + nats * (name in ("elbo", "log_likelihood")) for name, value in parts.items()}
+
+        return dataclasses.replace(
+            self, training=moved(self.training), held_out=moved(self.held_out), best=self.best + nats
+        )
+
     @property
     def elbo_per_datum(self) -> float:
         """Training ELBO, nats per datum."""

@@ -41,7 +41,7 @@ test_function.__test__ = False  # pyright: ignore[reportFunctionMemberAccess]
 @functools.cache
 def nodes(support):
     """Points of R^2 and their quadrature weights: the trapezoidal rule after a substitution that reaches far."""
-    u = np.linspace(-9, 9, 301)
+    u = np.linspace(-9, 9, 161)
     z, jacobian = (np.sinh(u), np.cosh(u)) if support == "real" else (np.exp(2 * u - 9), 2 * np.exp(2 * u - 9))
     weights = jacobian * (u[1] - u[0])
     grid = np.stack(np.meshgrid(z, z, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -63,12 +63,18 @@ def density_on_nodes(name):
 def quadrature(name, function, parameters=None):
     """E_q[function(z, log q(z))], in float64, to about 1e-6."""
     grid, weights = nodes(FAMILIES[name].support)
-    with jax.enable_x64(True):
-        chosen = FAMILIES[name].parameters if parameters is None else parameters
-        log_q = np.asarray(density_on_nodes(name)({k: jnp.asarray(v, float) for k, v in chosen.items()}))
+    log_q = log_density(name) if parameters is None else log_density.__wrapped__(name, parameters)
     mass = weights * np.exp(log_q)
     kept = mass > 0  # -inf * 0 is nothing
     return np.sum(mass[kept] * function(grid[kept], log_q[kept]))
+
+
+@functools.cache
+def log_density(name, parameters=None):
+    """log q on every node, float64."""
+    with jax.enable_x64(True):
+        chosen = FAMILIES[name].parameters if parameters is None else parameters
+        return np.asarray(density_on_nodes(name)({k: jnp.asarray(v, float) for k, v in chosen.items()}))
 
 
 def numpy_test_function(z, log_q):
@@ -97,19 +103,10 @@ def test_density_integrates_to_one(name):
     assert quadrature(name, lambda z, log_q: 1.0) == pytest.approx(1.0, abs=1e-5)
 
 
-@every_family
-def test_dimension_is_the_length_of_a_draw(name):
-    q = build(name)
-    assert q.dim == 2
-    assert q.sample(jax.random.key(0)).shape == (2,)
-
-
 @every_seed
 @every_family
 def test_draws_follow_the_density(name, seed):
     z = draws(name, seed)
-    values = [np.log1p((z[:, 0] + 0.3) ** 2), np.log1p((z[:, 1] + 0.3) ** 2), np.tanh(z[:, 0]), np.tanh(z[:, 1])]
-    values.append(np.tanh(z[:, 0] * z[:, 1]))
     functions = [
         lambda z, _: np.log1p((z[:, 0] + 0.3) ** 2),
         lambda z, _: np.log1p((z[:, 1] + 0.3) ** 2),
@@ -117,7 +114,7 @@ def test_draws_follow_the_density(name, seed):
         lambda z, _: np.tanh(z[:, 1]),
         lambda z, _: np.tanh(z[:, 0] * z[:, 1]),
     ]
-    assert_mean(np.stack(values, axis=1), [quadrature(name, f) for f in functions])
+    assert_mean(np.stack([f(z, None) for f in functions], axis=1), [quadrature(name, f) for f in functions])
 
 
 @every_family
@@ -169,16 +166,17 @@ def test_reparameterised_gradient_to_each_parameter(name):
 def test_implicit_gradient_of_the_gamma(concentration):
     """d E[z^2] / d a = 2a + 1, since E[z^2] = a (a + 1)."""
 
-    @jax.jit
-    @jax.vmap
-    def gradient(key):
-        def square(a):
-            return FromNumPyro(dist.Gamma(a[None]).to_event(1)).sample(key)[0] ** 2
-
-        return jax.grad(square)(jnp.asarray(concentration))
-
     for seed in SEEDS:
-        assert_mean(gradient(jax.random.split(jax.random.key(seed), DRAWS)), 2 * concentration + 1)
+        keys = jax.random.split(jax.random.key(seed), DRAWS)
+        assert_mean(_gradient_of_square(jnp.asarray(concentration), keys), 2 * concentration + 1)
+
+
+@jax.jit
+def _gradient_of_square(concentration, keys):
+    def square(a, key):
+        return FromNumPyro(dist.Gamma(a[None]).to_event(1)).sample(key)[0] ** 2
+
+    return jax.vmap(jax.grad(square), (None, 0))(concentration, keys)
 
 
 @every_family
@@ -210,7 +208,6 @@ def test_a_batch_is_its_members(name):
     z = jnp.asarray(draws(name, 0)[:6], float).reshape(2, 3, 2)
     log_q = batch.log_prob_many(z)
     assert log_q.shape == (2, 3)
-    assert batch.sample_many(jax.random.key(0), 5).shape == (5, 3, 2)
     assert batch.has_entropy == build(name).has_entropy
     for i in range(len(shifts)):
         member = case.build(**{k: v[i] for k, v in stacked.items()})
@@ -221,10 +218,10 @@ def test_a_batch_is_its_members(name):
 
 @every_family
 def test_compiled_and_vectorised_answers_are_the_plain_ones(name):
-    q, keys = build(name), jax.random.split(jax.random.key(3), 4)
-    plain = jnp.stack([q.sample(key) for key in keys])
-    together = eqx.filter_jit(lambda q, keys: jax.vmap(q.sample)(keys))(q, keys)
-    np.testing.assert_allclose(together, plain, rtol=1e-4, atol=1e-6)
+    q = build(name)
+    plain = jnp.stack([q.sample(key) for key in jax.random.split(jax.random.key(0), DRAWS)[:3]])
+    assert plain.shape == (3, q.dim)
+    np.testing.assert_allclose(draws(name, 0)[:3], plain, rtol=1e-4, atol=1e-6)
     log_q = eqx.filter_jit(lambda q, z: q.log_prob_many(z))(q, plain)
     np.testing.assert_allclose(log_q, [q.log_prob(z) for z in plain], rtol=1e-4, atol=1e-5)
 

@@ -123,7 +123,7 @@ def _score_block(
 def moments(q: Batch) -> tuple[Float[Array, "data dim"], Float[Array, "data dim"]]:
     """Mean and standard deviation of each q(z|x_i): exact for Gaussians, from 256 fixed draws otherwise."""
     if isinstance(q.family, DiagonalGaussian):
-        return q.family.mean, q.family.scale
+        return q.family.mean, jax.vmap(lambda member: member.scale)(q.family)
     draws = q.sample_many(jax.random.key(0, impl="threefry2x32"), 256)
     return jnp.mean(draws, axis=0), jnp.std(draws, axis=0)
 

@@ -35,7 +35,7 @@ class FactoredDensity(eqx.Module):
 
 def knows_kl(q: Variational, prior: AbstractFamily) -> bool:
     """Whether KL(q || prior) has a closed form."""
-    family = q.family if isinstance(q, Batch) else q
+    family = q.member if isinstance(q, Batch) else q
     return isinstance(family, AbstractFamily) and has_kl(family, prior)
 
 

@@ -43,12 +43,12 @@ def print_summary(vae: VAE, x: np.ndarray, folder: Path, report: Path | None) ->
 
 
 def _figures_of_fit(vae: VAE, x: np.ndarray) -> list[tuple[str, str]]:
-    held_out = getattr(vae, "held_out_rows", None)
-    rows = np.arange(len(x)) if held_out is None else np.asarray(held_out(x))
+    held_out = vae.held_out_rows(x)
+    rows_held_out, rows = held_out is not None, np.arange(len(x)) if held_out is None else held_out
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED)).round().astype(int)]
     evaluation = vae.evaluate(x[rows], particles=PARTICLES)
     found = [
-        ("ELBO, all data" if held_out is None else "held-out ELBO", f"{_with_error(evaluation.elbo)} nats per datum"),
+        ("held-out ELBO" if rows_held_out else "ELBO, all data", f"{_with_error(evaluation.elbo)} nats per datum"),
         ("its parts", f"log likelihood {evaluation.log_likelihood.value:.2f}, KL {evaluation.kl.value:.2f}"),
     ]
     if evaluation.bits_per_dimension is not None:

@@ -13,6 +13,7 @@ from qphi.errors import InputError
 __all__ = ["LIKELIHOODS", "Scaling", "fit_scaling"]
 
 LIKELIHOODS = ("auto", "gaussian", "bernoulli", "continuous-bernoulli")
+LARGEST = 1e38  # just below float32's: results are given in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,9 @@ def check_array(x: Any, name: str) -> np.ndarray:
             f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows (first at {tuple(bad[0].tolist())}). "
             "Remove those rows or fill the gaps."
         )
+    largest = max(abs(float(x.min())), abs(float(x.max())))
+    if largest > LARGEST:
+        raise InputError(f"{name} has values up to {largest:g}, too large for single precision. Rescale them.")
     return x
 
 

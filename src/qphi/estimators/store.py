@@ -51,6 +51,7 @@ def write_model(folder: Path, vae: VAE) -> None:
             "architecture": vae.architecture_.to_json(),
             "scaling": vae.scaling_.to_json(),
             "seed": vae.seed_,
+            "data": vae.fingerprint_,
             "status": vae.status_.name,
             "status_text": vae.status_text_,
             "seconds": vae.seconds_,
@@ -66,13 +67,15 @@ def read_model(folder: Path, cls: type[VAE]) -> VAE:
     """The inverse of `write_model`, without running anything from the file."""
     values = read_json(folder / "model.json")
     try:
-        vae = cls(random_state=values["seed"], **values["parameters"])
+        parameters = {name: tuple(v) if name == "hidden" else v for name, v in values["parameters"].items()}
+        vae = cls(random_state=values["seed"], **parameters)
         vae.architecture_ = Architecture.from_json(values["architecture"])
         vae.scaling_ = Scaling.from_json(values["scaling"])
         vae.seed_, vae.status_ = values["seed"], Status[values["status"]]
         vae.status_text_, vae.seconds_ = values["status_text"], values["seconds"]
         vae.n_iter_, vae.best_epoch_ = values["n_iter"], values["best_epoch"]
         vae.history_, checksum = values["history"], values["sha256"]
+        vae.fingerprint_ = values["data"]
         key = jax.random.key(0)
         skeleton = eqx.filter_eval_shape(build, vae.architecture_, key)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -96,8 +99,8 @@ class Checkpoint:
     arrays: str  # the name of the file beside
     checksum: str
 
-    def run(self, settings: dict[str, Any], like: Run) -> Run:
-        """The saved run, if data and settings are those it was started with. Raises InputError otherwise."""
+    def check(self, settings: dict[str, Any]) -> None:
+        """Raises InputError unless data and settings are those that the run was started with."""
         wanted = _plain(settings)
         for name, words in (
             ("data", "other data"),
@@ -110,6 +113,9 @@ class Checkpoint:
                     f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
                     "Resume with what it was started with, or fit into a new folder."
                 )
+
+    def run(self, like: Run) -> Run:
+        """The saved run."""
         return load_arrays(self.folder / self.arrays, like, self.checksum)
 
 

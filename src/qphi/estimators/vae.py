@@ -115,24 +115,27 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         scaling = fit_scaling(X, self.likelihood)
         folder = None if run_dir is None else Path(run_dir)
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
-        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
-        self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
-        self.scaling_ = scaling
-        self.architecture_ = Architecture(
+        architecture = Architecture(
             scaling.model_shape,
             int(self.latent_dim),
             scaling.likelihood,
             choose_network(scaling.model_shape, self.network),
             tuple(int(width) for width in self.hidden),
         )
-        with self._on_device():
+        settings = {"architecture": architecture.to_json(), "scaling": scaling.to_json(), "beta": self.beta}
+        settings["data"] = store.fingerprint(X)
+        if checkpoint is not None:
+            checkpoint.check(settings)
+        device = self._on_device()
+        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
+        self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
+        self.scaling_, self.architecture_, self.fingerprint_ = scaling, architecture, settings["data"]
+        with device:
             training = self._plan(scaling.prepare(X))
-            settings = {"architecture": self.architecture_.to_json(), "scaling": scaling.to_json(), "beta": self.beta}
-            settings["data"] = store.fingerprint(X)
             if checkpoint is None:
                 run, history, seconds = training.start(), None, 0.0
             else:
-                run = checkpoint.run(settings, training.start())
+                run = checkpoint.run(training.start())
                 history, seconds = checkpoint.history, checkpoint.seconds
 
             def save(run: Any, history: dict[str, list[float]], seconds: float) -> None:
@@ -143,7 +146,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 run,
                 max_epochs=self.max_epochs,
                 max_time=self.max_time,
-                watch=watch,
+                watch=None if watch is None else lambda p: watch(p.shifted(scaling.log_jacobian)),
                 save=None if folder is None else save,
                 history=history,
                 seconds_before=seconds,
@@ -185,8 +188,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"device={self.device!r} is not there; JAX sees {', '.join(have)}.") from None
 
     def _plan(self, x: np.ndarray) -> Training:
-        key = jax.random.key(self.seed_, impl="threefry2x32")
-        split_key, model_key, run_key = jax.random.split(key, 3)
+        split_key, model_key, run_key = _keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
         model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
         return plan(model, x[train], x[held_out], run_key, beta=float(self.beta))
@@ -288,6 +290,16 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             whole=self.scaling_.whole,
         )
 
+    def held_out_rows(self, X: Any) -> np.ndarray | None:
+        """Which rows of the training data were held out to know when to stop; None when X is other data.
+
+        Their ELBO chose the weights, but no gradient was taken on them. Fewer than 20 rows are never split.
+        """
+        self._fitted()
+        if store.fingerprint(X) != self.fingerprint_:
+            return None
+        return hold_out(len(X), _keys(self.seed_)[0])[1]
+
     def decoder_scale(self) -> np.ndarray | None:
         """The learned noise scale of a Gaussian decoder, in the units of the data; None for other likelihoods."""
         likelihood = self._fitted().likelihood
@@ -325,6 +337,12 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 @eqx.filter_jit
 def _build(architecture: Architecture, key: PRNGKeyArray, scale: Float[Array, ""]) -> LatentVariableModel:
     return build(architecture, key, scale=scale)  # compiled as one: initialising array by array compiles each
+
+
+def _keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
+    """For the split, the first weights and the run."""
+    split_key, model_key, run_key = jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3)
+    return split_key, model_key, run_key
 
 
 def _positive(particles: int) -> int:

@@ -61,8 +61,15 @@ class Batch(eqx.Module):
     family: AbstractFamily
 
     @property
+    def member(self) -> AbstractFamily:
+        """One datum's q, its arrays as shapes only: to ask what the family knows, not to compute with."""
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) if eqx.is_array(a) else a, self.family
+        )
+
+    @property
     def has_entropy(self) -> bool:
-        return self.family.has_entropy
+        return self.member.has_entropy
 
     def entropy(self) -> Float[Array, " data"]:
         """Entropy of each datum's q."""

@@ -54,8 +54,8 @@ class DiagonalGaussian(AbstractFamily):
         return self.mean.shape[-1]
 
     @property
-    def scale(self) -> Float[Array, " dim"]:
-        """Standard deviations."""
+    def scale(self) -> Float[Array, "*data dim"]:
+        """Standard deviations; of each datum's q, for a family inside a `Batch`."""
         return jnp.exp(self.log_scale)
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:

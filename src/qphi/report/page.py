@@ -97,7 +97,7 @@ def _examine(vae: Any, x: NDArray | None, labels: NDArray | None) -> tuple[Subje
 
 def _held_out(vae: Any, x: NDArray) -> NDArray | None:
     """Positions of the rows of `x` that were kept from training; None where the model cannot tell."""
-    rows = vae.held_out_rows(x) if hasattr(vae, "held_out_rows") else None
+    rows = vae.held_out_rows(x)
     return None if rows is None else np.asarray(rows)
 
 

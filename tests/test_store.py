@@ -228,6 +228,12 @@ def test_a_run_of_other_data_or_settings_is_not_resumed(run):
     resume_refused(vae(latent_dim=3), vectors(), run, "another architecture")
     resume_refused(vae(hidden=(17,)), vectors(), run, "another architecture")
     resume_refused(vae(beta=2), vectors(), run, "another beta")
+    resume_refused(vae(random_state=3), vectors(), run, "seed 0, not 3")
+
+
+def test_resume_without_a_folder_is_no_silent_new_fit():
+    with pytest.raises(InputError, match="run_dir"):
+        vae().fit(vectors(), resume=True)
 
 
 @pytest.mark.parametrize("position", [-40, -4000])

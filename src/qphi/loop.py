@@ -27,7 +27,6 @@ from qphi.stopping import Plateau
 
 __all__ = ["Progress", "Result", "Run", "advance", "drive", "fault_words", "start"]
 
-BLOCK = 256  # held-out rows scored at once
 _VISIT_CHECKS = 64  # checks at most between two looks of the host
 _LOOK_EVERY = 0.4  # seconds, about: how long Ctrl-C waits at most, and how often the bar moves
 _CHECK_KEY = 2  # folded into the run's key: the randomness of checks, the same at each
@@ -208,9 +207,9 @@ def _check(problem: Problem, answer: Float[Array, " parameters"], key: PRNGKeyAr
     """Score an answer on the held-out data, in blocks; with the same randomness at every check."""
     key = jax.random.fold_in(key, _CHECK_KEY)
     whole, data = problem.whole(answer), problem.held_out
-    if data is None or data.shape[0] <= BLOCK:
+    if data is None or data.shape[0] <= problem.block:
         return problem.scoring.score(whole, data, key)
-    blocks = data.reshape(-1, BLOCK, *data.shape[1:])
+    blocks = data.reshape(-1, problem.block, *data.shape[1:])
 
     def score(numbered):
         index, block = numbered

@@ -44,13 +44,13 @@ class Status(enum.IntEnum):
 
 _MESSAGES: dict[Status, tuple[str, str]] = {
     Status.RUNNING: ("still running", ""),
-    Status.CONVERGED: ("converged: the held-out ELBO has stopped rising", ""),
+    Status.CONVERGED: ("converged: the ELBO has stopped rising", ""),
     Status.MAX_STEPS: (
-        "stopped at the step budget before the held-out ELBO stopped rising",
+        "stopped at the step budget before the ELBO stopped rising",
         "resume the run, or allow more epochs (steps).",
     ),
     Status.MAX_TIME: (
-        "stopped at the time budget before the held-out ELBO stopped rising",
+        "stopped at the time budget before the ELBO stopped rising",
         "resume the run, or allow more time.",
     ),
     Status.INTERRUPTED: ("interrupted; the best model so far is kept", "resume the run to go on."),

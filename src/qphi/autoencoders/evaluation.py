@@ -128,11 +128,13 @@ def moments(q: Batch) -> tuple[Float[Array, "data dim"], Float[Array, "data dim"
     return jnp.mean(draws, axis=0), jnp.std(draws, axis=0)
 
 
-def in_blocks(function, xs: np.ndarray, rows: int = ROWS):
-    """`function` of blocks of exactly `rows` rows (the last one padded), put together again as NumPy arrays.
+def in_blocks(function, xs: np.ndarray, numbers: int = 1):
+    """`function` of blocks of equally many rows (the last one padded), put together again as NumPy arrays.
 
-    Blocks of one size keep a row's result independent of how many rows stand beside it, and compile once.
+    Blocks of one size keep a row's result independent of how many rows stand beside it, and compile once. The size, at
+    most 128, follows from how many `numbers` one datum has, so that memory stays bounded.
     """
+    rows = int(np.clip(2 ** int(np.log2(max(400_000 / numbers, 1))), 4, ROWS))
     pieces = []
     for first in range(0, len(xs), rows):
         block = xs[first : first + rows]
@@ -146,7 +148,8 @@ def score_rows(model: LatentVariableModel, xs: np.ndarray, particles: int) -> Ro
 
     log p(x) >= E[log (1/K) sum_k p(x, z_k) / q(z_k|x)], rising with K (Burda et al. 2016, eq. 8).
     """
-    return in_blocks(lambda block: _score_block(model, jnp.asarray(block), jnp.asarray(particles)), xs)
+    numbers = math.prod(xs.shape[1:])
+    return in_blocks(lambda block: _score_block(model, jnp.asarray(block), jnp.asarray(particles)), xs, numbers)
 
 
 def evaluate(

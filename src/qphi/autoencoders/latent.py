@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,15 +37,17 @@ def _draws(model: LatentVariableModel, keys: Key[Array, " data"], noise: bool) -
 
 def posterior_moments(model: LatentVariableModel, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations of q(z|x_i), each (n, latent_dim)."""
-    return in_blocks(lambda block: _moments(model, jnp.asarray(block)), xs)
+    return in_blocks(lambda block: _moments(model, jnp.asarray(block)), xs, math.prod(xs.shape[1:]))
 
 
-def decode_means(model: LatentVariableModel, z: np.ndarray) -> np.ndarray:
-    """E[x|z] of each row."""
-    return in_blocks(lambda block: _means(model, jnp.asarray(block)), z)
+def decode_means(model: LatentVariableModel, z: np.ndarray, numbers: int = 1) -> np.ndarray:
+    """E[x|z] of each row. `numbers`: how many one datum has, which bounds the rows decoded at once."""
+    return in_blocks(lambda block: _means(model, jnp.asarray(block)), z, numbers)
 
 
-def sample_data(model: LatentVariableModel, count: int, seed: int, noise: bool) -> np.ndarray:
+def sample_data(
+    model: LatentVariableModel, count: int, seed: int, noise: bool, numbers: int = 1
+) -> np.ndarray:
     """`count` draws of x; the i-th is the same whatever `count` is."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0x5A)  # not a stream that training used
 
@@ -51,7 +55,7 @@ def sample_data(model: LatentVariableModel, count: int, seed: int, noise: bool) 
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(numbers))
         return _draws(model, keys, noise)
 
-    return in_blocks(block, np.arange(count))
+    return in_blocks(block, np.arange(count), numbers)
 
 
 def interpolate_between(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, PRNGKeyArray
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.objective import AutoencodingObjective
 from qphi.bounds import ELBO, AbstractBound
-from qphi.loop import BLOCK, Progress, Result, Run, drive, start
+from qphi.loop import Progress, Result, Run, drive, start
 from qphi.solvers import AbstractSolver, Problem, StochasticGradient
 from qphi.stopping import Plateau
 
@@ -23,6 +24,7 @@ __all__ = ["Training", "hold_out", "plan"]
 MAX_STEPS = 200_000  # where a fit without a budget of its own gives up
 HELD_OUT_FRACTION = 0.1
 MOST_HELD_OUT = 10_240
+BLOCK = 256  # rows scored at once, of small data
 FEWEST_TO_SPLIT = 20  # below this, setting rows apart costs more than it tells
 
 
@@ -79,7 +81,7 @@ class Training:
 def hold_out(size: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers for training and for held-out checks: a random tenth, at least 1 and at most 10,240.
 
-    Fewer than 20 rows are used for both. Above one block the held-out number is a whole number of blocks.
+    Fewer than 20 rows are used for both. Above 256 the held-out number is a multiple of 256, to be scored in blocks.
     """
     if size < FEWEST_TO_SPLIT:
         return np.arange(size), np.arange(size)
@@ -103,14 +105,17 @@ def plan(
     warm_up_epochs: float = 0.0,
     patience: int = 8,
     refinements: int = 2,
+    slice_size: int | None = None,
     solver: AbstractSolver | None = None,
 ) -> Training:
     """Choose batch size, check interval and averaging from the number of rows.
 
     Batches: about 16 an epoch, between 16 and 128 rows. Checks: every epoch, but at least 50 steps apart, so that small
-    data are not checked more than they are trained on, and at most 1,000.
+    data are not checked more than they are trained on, and at most 1,000. Large data (images above about 40 x 40) are
+    scored in smaller blocks and their batches sliced, so that memory stays bounded.
     """
     size = train.shape[0]
+    numbers = math.prod(train.shape[1:])
     if batch_size is None:
         batch_size = getattr(solver, "batch_size", None)
     if batch_size is None:
@@ -118,7 +123,11 @@ def plan(
     steps_per_epoch = max(1, size // min(batch_size, size))
     check_every = int(np.clip(steps_per_epoch, 50, 1000))
     solver = solver or StochasticGradient(
-        learning_rate=learning_rate, batch_size=batch_size, average_over=check_every, refinements=refinements
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        average_over=check_every,
+        refinements=refinements,
+        slice_size=slice_size,
     )
     warm_up = round(warm_up_epochs * steps_per_epoch)
     bound = ELBO() if bound is None else bound
@@ -128,6 +137,16 @@ def plan(
         scoring=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(0)),
         train=jnp.asarray(train),
         held_out=jnp.asarray(held_out),
+        block=_divisor(held_out.shape[0], rows_at_once(numbers)),
     )
     stopping = Plateau(patience=patience, warm_up=warm_up)
     return Training(problem, solver, stopping, trained, key, check_every, steps_per_epoch)
+
+
+def rows_at_once(numbers: int) -> int:
+    """How many rows of so many numbers to score at once: 256 up to 1,600 numbers, fewer beyond, at least 8."""
+    return BLOCK if numbers <= 1600 else int(np.clip(2 ** int(np.log2(400_000 / numbers)), 8, BLOCK))
+
+
+def _divisor(size: int, most: int) -> int:
+    return next(d for d in range(min(size, most), 0, -1) if size % d == 0)

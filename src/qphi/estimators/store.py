@@ -99,7 +99,7 @@ class Checkpoint:
     arrays: str  # the name of the file beside
     checksum: str
 
-    def check(self, settings: dict[str, Any]) -> None:
+    def check(self, settings: dict[str, Any], random_state: Any) -> None:
         """Raises InputError unless data and settings are those that the run was started with."""
         wanted = _plain(settings)
         for name, words in (
@@ -113,6 +113,11 @@ class Checkpoint:
                     f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
                     "Resume with what it was started with, or fit into a new folder."
                 )
+        if isinstance(random_state, (int, np.integer)) and random_state != self.seed:
+            raise InputError(
+                f"the run in {self.folder} was started with seed {self.seed}, not {random_state}. "
+                f"Resume with random_state={self.seed} or None, or fit into a new folder."
+            )
 
     def run(self, like: Run) -> Run:
         """The saved run."""

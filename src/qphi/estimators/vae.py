@@ -114,6 +114,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._check_parameters()
         scaling = fit_scaling(X, self.likelihood)
         folder = None if run_dir is None else Path(run_dir)
+        if resume and folder is None:
+            raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
         architecture = Architecture(
             scaling.model_shape,
@@ -125,7 +127,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         settings = {"architecture": architecture.to_json(), "scaling": scaling.to_json(), "beta": self.beta}
         settings["data"] = store.fingerprint(X)
         if checkpoint is not None:
-            checkpoint.check(settings)
+            checkpoint.check(settings, self.random_state)
         device = self._on_device()
         vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
         self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
@@ -191,7 +193,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         split_key, model_key, run_key = _keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
         model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
-        return plan(model, x[train], x[held_out], run_key, beta=float(self.beta))
+        # Slices of 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; larger images fewer.
+        conv = self.architecture_.network == "conv"
+        slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None
+        return plan(model, x[train], x[held_out], run_key, beta=float(self.beta), slice_size=slice_size)
 
     def _keep(self, training: Training, result: Result) -> None:
         self.model_ = training.whole(result.answer)
@@ -231,7 +236,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         if not np.isfinite(z).all():
             raise InputError("Z has values that are NaN or infinity. Remove those rows.")
-        return self.scaling_.restore(decode_means(model, z))
+        return self.scaling_.restore(decode_means(model, z, self.scaling_.size))
 
     def sample(
         self, n_samples: int = 1, *, noise: bool | None = None, random_state: int | None = None
@@ -247,7 +252,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"n_samples={n_samples!r}: a whole number of at least 1 is needed.")
         seed = self.seed_ if random_state is None else int(random_state)
         noisy = not self.image_ if noise is None else noise
-        return self.scaling_.restore(sample_data(model, int(n_samples), seed, noisy))
+        return self.scaling_.restore(sample_data(model, int(n_samples), seed, noisy, self.scaling_.size))
 
     def reconstruct(self, X: Any) -> np.ndarray:
         """E[x|z] at the posterior mean of each row."""

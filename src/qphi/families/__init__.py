@@ -1,12 +1,13 @@
 """`q_phi`: tractable distributions. A new family is one file here, an export, and a line in the tests' registry."""
 
-from qphi.families.base import AbstractFamily, Batch
+from qphi.families.base import AbstractFamily, AbstractTransport, Batch
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
 
 __all__ = [
     "AbstractFamily",
+    "AbstractTransport",
     "Batch",
     "DiagonalGaussian",
     "FromNumPyro",

@@ -6,16 +6,16 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from qphi.families.base import AbstractFamily
+from qphi.families.base import AbstractTransport
 
 __all__ = ["DiagonalGaussian", "FullRankGaussian", "StandardNormal"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class StandardNormal(AbstractFamily):
+class StandardNormal(AbstractTransport):
     """N(0, I) over R^size. Nothing in it is learned: the usual prior p(z)."""
 
     size: int
@@ -24,8 +24,8 @@ class StandardNormal(AbstractFamily):
     def dim(self) -> int:
         return self.size
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
-        return jax.random.normal(key, (self.size,))
+    def transport(self, eps: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return eps
 
     def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
         # -1/2 |z|^2 - d/2 log 2 pi
@@ -39,7 +39,7 @@ class StandardNormal(AbstractFamily):
         return jnp.asarray(0.5 * self.size * (1 + _LOG_2PI))
 
 
-class DiagonalGaussian(AbstractFamily):
+class DiagonalGaussian(AbstractTransport):
     """N(mean, diag(exp(log_scale))^2): the mean-field Gaussian, and the VAE's q_phi(z|x).
 
     z = g_phi(eps) = mean + exp(log_scale) * eps with eps ~ N(0, I) (Kingma & Welling 2014, section 2.4).
@@ -58,8 +58,8 @@ class DiagonalGaussian(AbstractFamily):
         """Standard deviations; of each datum's q, for a family inside a `Batch`."""
         return jnp.exp(self.log_scale)
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
-        return self.mean + self.scale * jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    def transport(self, eps: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self.mean + self.scale * eps.astype(self.mean.dtype)
 
     def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
         eps = (z - self.mean) / self.scale
@@ -74,7 +74,7 @@ class DiagonalGaussian(AbstractFamily):
         return jnp.sum(self.log_scale + 0.5 * (1 + _LOG_2PI))
 
 
-class FullRankGaussian(AbstractFamily):
+class FullRankGaussian(AbstractTransport):
     """N(mean, C C') with C lower triangular: z = mean + C eps.
 
     The diagonal of C is kept linear, not exponential, which provably slows stochastic gradients down
@@ -98,8 +98,8 @@ class FullRankGaussian(AbstractFamily):
         """C C'."""
         return self.scale_tril @ self.scale_tril.T
 
-    def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
-        return self.mean + self.scale_tril @ jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    def transport(self, eps: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return self.mean + self.scale_tril @ eps.astype(self.mean.dtype)
 
     def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
         eps = jax.scipy.linalg.solve_triangular(self.scale_tril, z - self.mean, lower=True)

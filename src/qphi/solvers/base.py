@@ -72,15 +72,16 @@ class Problem(eqx.Module):
     fixed: PyTree
     train: Any
     held_out: Any
+    block: int = eqx.field(static=True, default=256)  # held-out rows scored at once
 
     @staticmethod
     def of(
-        model: PyTree, objective: AbstractObjective, scoring: AbstractObjective, train: Any, held_out: Any
+        model: PyTree, objective: AbstractObjective, scoring: AbstractObjective, train: Any, held_out: Any, block: int = 256
     ) -> tuple[Problem, Float[Array, " parameters"]]:
         """A problem and its starting vector: every inexact array of the model is trained."""
         trained, fixed = eqx.partition(model, eqx.is_inexact_array)
         layout = Layout.of(trained)
-        return Problem(objective, scoring, layout, fixed, train, held_out), layout.pack(trained)
+        return Problem(objective, scoring, layout, fixed, train, held_out, block), layout.pack(trained)
 
     def whole(self, trained: Float[Array, " parameters"]) -> PyTree:
         """The complete model or family with these numbers in it."""

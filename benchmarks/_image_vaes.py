@@ -47,7 +47,7 @@ def tanh_vae(
 
 
 def binary_mnist() -> tuple[np.ndarray, np.ndarray]:
-    """60,000 training and 10,000 test images, rows of 784: each pixel is drawn once, 1 with its grey's share."""
+    """60,000 training and 10,000 test images, rows of 784: each pixel drawn once, 1 by its grey's share."""
     generator = np.random.default_rng(BINARISATION_SEED)
     images = [load(name).x.reshape(-1, 784) / GREY_LEVELS for name in ("mnist", "mnist-test")]
     train, test = ((generator.random(x.shape) < x).astype(np.float32) for x in images)

@@ -18,6 +18,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+# that this process was started on (`taskset` pins it): thread pools take their size from it
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -87,7 +89,7 @@ def machine() -> dict[str, Any]:
     import qphi
 
     return {
-        "cores": cores(),
+        "cores": CORES,
         "cpu": _cpu(),
         "python": platform.python_version(),
         "jax": jax.__version__,
@@ -95,11 +97,6 @@ def machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def cores() -> int:
-    """Cores that this process may use; pin with `taskset`."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

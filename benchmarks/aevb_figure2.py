@@ -1,15 +1,15 @@
 """Figure 2 of Auto-Encoding Variational Bayes (Kingma & Welling 2014): ELBO against training samples seen.
 
 One hidden layer of tanh units in encoder and decoder (500 for MNIST, 200 for Frey faces), minibatches of
-100, one sample per datum. MNIST under a Bernoulli, one fixed binarisation (seed 0; the paper's own pixels were
-grey levels under a Bernoulli, so its nats are not comparable); latent 3, 5, 10, 20, 200. Frey faces under a
-Gaussian with a sigmoid mean and one learned scale, a random fifth held out; latent 2, 5, 10, 20.
+100, one sample per datum. MNIST under a Bernoulli, one fixed binarisation (seed 0; the paper's own pixels
+were grey levels under a Bernoulli, so its nats are not comparable); latent 3, 5, 10, 20, 200. Frey faces
+under a Gaussian with a sigmoid mean and one learned scale, a random fifth held out; latent 2, 5, 10, 20.
 
-Optimiser: qphi's own, Adam at 1e-3 with gradients clipped at norm 100 and a ramp over the first 100 steps. Its
-plateau rule, which would lower the step and stop, is given a patience that never ends, so the rate stays 1e-3.
-What is scored is qphi's answer, the running average of the weights (over 600 steps on MNIST, 50 on Frey), at the
-end of the budget: no choice is made on the test set. The paper used Adagrad with a step from {0.01, 0.02, 0.1}
-and a small weight decay.
+Optimiser: qphi's own, Adam at 1e-3 with gradients clipped at norm 100 and a ramp over the first 100
+steps. Its plateau rule, which would lower the step and stop, is given a patience that never ends, so the
+rate stays 1e-3. What is scored is qphi's answer, the running average of the weights (over 600 steps on
+MNIST, 50 on Frey), at the end of the budget: no choice is made on the test set. The paper used Adagrad
+with a step from {0.01, 0.02, 0.1} and a small weight decay.
 
 Writes benchmarks/results/aevb_figure2.json, docs/figures/aevb_figure2.png and the table of docs/aevb.md.
 
@@ -85,7 +85,9 @@ def _options() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--data", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     options.add_argument("--samples", type=float, help="budget (3e6 for MNIST, 1e6 for Frey faces)")
-    options.add_argument("--is-rows", type=int, default=1000, help="first test rows that log p(x) is taken of; 0: all")
+    options.add_argument(
+        "--is-rows", type=int, default=1000, help="first test rows that log p(x) is taken of; 0: all"
+    )
     options.add_argument("--seed", type=int, default=0, help="of weights, minibatches and the Frey split")
     options.add_argument("--plot-only", action="store_true", help="figure and table from the saved runs")
     return options.parse_args()
@@ -95,7 +97,9 @@ def _by_name(runs: list[dict]) -> dict[tuple[str, int], dict]:
     return {(run["data"], run["latent_dim"]): run for run in runs}
 
 
-def _run(name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, options: argparse.Namespace) -> dict:
+def _run(
+    name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, options: argparse.Namespace
+) -> dict:
     setting = SETTINGS[name]
     budget = 2e4 if options.smoke else options.samples or {"mnist": 3e6, "frey": 1e6}[name]
     likelihood = Bernoulli() if name == "mnist" else learned_gaussian(train)
@@ -138,7 +142,7 @@ def _run(name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, option
 
 
 def bits_per_dimension(elbo: float, pixels: int = 560) -> float:
-    """-(ELBO of pixels in 0..255) / (pixels log 2), from that of pixels in [0, 1]: a density 255^pixels larger."""
+    """-(ELBO of pixels in 0..255) / (pixels log 2), from that of [0, 1]: a density 255^pixels larger."""
     return -(elbo - pixels * math.log(GREY_LEVELS)) / (pixels * math.log(2))
 
 

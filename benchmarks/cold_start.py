@@ -1,17 +1,19 @@
 """Wall seconds of `qphi fit digits` from a cold start to report.html, and of the imports.
 
-Cold: a fresh process and an empty compilation cache (QPHI_CACHE names an empty folder). Warm: a fresh process, the
-same cache, another run folder. The operating system's file cache is not emptied, so the very first run after
-installing is slower. Parts are read from outside, by when files of the run folder appear and from metrics.csv:
+Cold: a fresh process and an empty compilation cache (QPHI_CACHE names an empty folder). Warm: a fresh
+process, the same cache, another run folder. The operating system's file cache is not emptied, so the very
+first run after installing is slower. Parts are read from outside, by when files of the run folder appear
+and from metrics.csv:
 
     to the data         process start until run.json: Python, imports, reading the data
     to the first check  building, compiling, and the first steps up to the first check
-    training            from there to the last check, and writing the last checkpoint
+    training            from there to the last check, checkpoints included
     saving              until model.json is there
     report              until report.html is there
     summary             until the process ends: the figures it prints
 
-Imports: fresh processes, alternating; `import qphi` alone is lazy, so `qphi.VAE` (everything a fit needs) stands too.
+Imports: fresh processes, alternating; `import qphi` alone is lazy, so `qphi.VAE` (everything a fit needs)
+stands too.
 
 Needs no data. Writes benchmarks/results/cold_start.json.
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import subprocess
@@ -91,13 +94,16 @@ def _fit(run: Path, environment: dict[str, str], options: argparse.Namespace) ->
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
     with open(run / "metrics.csv", newline="") as file:
         checks = list(csv.DictReader(file))
-    asked, fitted, drawn = ((run / name).stat().st_mtime for name in ("run.json", "model.json", "report.html"))
-    first, last = float(checks[0]["seconds"]), float(checks[-1]["seconds"])
-    written = (run / "checkpoint.json").stat().st_mtime  # the last act of training
+    asked, fitted, drawn = (
+        (run / name).stat().st_mtime for name in ("run.json", "model.json", "report.html")
+    )
+    first = float(checks[0]["seconds"])
+    looped = json.loads((run / "model.json").read_text())["seconds"]  # the loop, its checkpoints included
+    written = (run / "checkpoint.json").stat().st_mtime  # the loop's last act
     parts = {
         "to the data": asked - began,
-        "to the first check": (written - asked) - (last - first),
-        "training": last - first,
+        "to the first check": (written - looped - asked) + first,
+        "training": looped - first,
         "saving": fitted - written,
         "report": drawn - fitted,
         "summary": ended - drawn,

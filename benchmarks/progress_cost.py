@@ -1,9 +1,12 @@
-"""What progress, logging and checkpoints cost a fit: nothing that can be measured.
+"""What progress, logging and checkpoints cost a fit; it ought to be nothing that can be measured.
 
-Pairs of the same fit, with (a live bar as on a terminal, a run folder with checkpoints, metrics and model) and
-without; who goes first alternates. Printed: the median of the pairs' ratios of wall seconds, with its quartiles, the
-difference in seconds, and whether the two models are the same to the bit. A ratio is only as sharp as the machine is
-quiet: the table says how much two fits without anything differ.
+Pairs of the same fit, with (a live bar as on a terminal, a run folder with checkpoints, metrics and
+model) and without; who goes first alternates. Printed: the median of the pairs' ratios of wall seconds,
+with its quartiles, the difference in seconds, and whether the two models are the same to the bit. A ratio
+is only as sharp as the machine is quiet: the table says how much two fits without anything differ, and
+gives the ratio of CPU seconds (all threads of the process), which other processes disturb less. A run
+folder costs one write at the end whatever the length of the fit, so short fits show it and long ones do
+not.
 
 Needs no data (digits), or QPHI_DATA with --data mnist. Writes benchmarks/results/progress_cost.json.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import statistics
 import sys
@@ -48,16 +52,19 @@ def main() -> None:
     _, wanted, _ = _fit(x, options, watched=False)  # compiles
     _, bits, calls = _fit(x, options, watched=True)
     same = np.array_equal(bits, wanted)
-    plain, watched = [], []
+    plain, watched, cpu = [], [], {False: [], True: []}
     for pair in range(2 if options.smoke else options.pairs):
         seconds = {}
         for with_all in (True, False) if pair % 2 else (False, True):
+            cpu_began = time.process_time()
             seconds[with_all], bits, _ = _fit(x, options, watched=with_all)
+            cpu[with_all].append(time.process_time() - cpu_began)
             same = same and np.array_equal(bits, wanted)
         plain.append(seconds[False])
         watched.append(seconds[True])
-    _print(plain, watched, same, calls)
+    _print(plain, watched, cpu, same, calls)
     results = {"data": options.data, "epochs": options.epochs, "plain": plain, "watched": watched}
+    results |= {"cpu_plain": cpu[False], "cpu_watched": cpu[True]}
     save(results_file("progress_cost", options.smoke), {**results, "same_bits": same, "calls": calls})
 
 
@@ -114,16 +121,20 @@ def _terminal() -> Iterator[None]:
             os.environ["FORCE_COLOR"] = before
 
 
-def _print(plain: list[float], watched: list[float], same: bool, calls: int) -> None:
+def _print(
+    plain: list[float], watched: list[float], cpu: dict[bool, list[float]], same: bool, calls: int
+) -> None:
     ratios = [b / a for a, b in zip(plain, watched, strict=True)]
-    noise = [max(a, b) / min(a, b) for a, b in zip(plain, plain[1:], strict=False)]
+    noise = [max(a, b) / min(a, b) for a, b in itertools.pairwise(plain)]
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    cpu_ratio = statistics.median(b / a for a, b in zip(cpu[False], cpu[True], strict=True))
     differences = [b - a for a, b in zip(plain, watched, strict=True)]
     rows = [
         ["seconds without, median (least)", f"{statistics.median(plain):.2f} ({min(plain):.2f})"],
         ["seconds with all, median (least)", f"{statistics.median(watched):.2f} ({min(watched):.2f})"],
         ["ratio within a pair, median (quartiles)", f"{middle:.3f} ({low:.3f} to {high:.3f})"],
         ["ratio of the least", f"{min(watched) / min(plain):.3f}"],
+        ["ratio of CPU seconds within a pair, median", f"{cpu_ratio:.3f}"],
         ["difference in seconds, median", f"{statistics.median(differences):+.2f}"],
         ["two fits without, slower / faster, median", f"{statistics.median(noise):.3f}"],
         ["times the bar was told, per fit", f"{calls}"],

@@ -252,7 +252,7 @@ def drive(
     history = {name: [] for name in [*fields, "seconds"]} if history is None else history
     began = time.monotonic() - seconds_before
     saved = time.monotonic()
-    checks = 1
+    checks, first = 1, True
     status = Status.RUNNING
     with _interruptible() as interrupted:
         while status is Status.RUNNING:
@@ -275,8 +275,10 @@ def drive(
             if status is Status.RUNNING and max_time is not None and seconds >= max_time:
                 status = Status.MAX_TIME
             if watch is not None and history["step"]:
-                left = _checks_left(solver, stopping, run, history) * pace
+                # The first visit compiles; its pace says nothing about the others.
+                left = None if first else _checks_left(solver, stopping, run, history) * pace
                 watch(_progress(history, status, max_steps, steps_per_epoch, seconds, left))
+            first = False
             if save is not None and (now - saved > save_every or status is not Status.RUNNING):
                 save(run, history, seconds)
                 saved = time.monotonic()

@@ -22,6 +22,7 @@ from qphi.families import FullRankGaussian
 from qphi.targets import AbstractTarget
 
 SEEDS = (0, 1, 2)
+QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 PARTICLES, KEYS = 2, 2000
 
 
@@ -32,7 +33,10 @@ def serves(bound, q, p):
     return (q.has_entropy or not case.needs_entropy) and (known or not case.needs_kl)
 
 
+# A Gamma's or Beta's reparameterised sampler takes seconds to compile, so the forms that repeat another are left out.
+LEFT_OUT = {("ELBO", "Gamma-Poisson"), ("ELBO", "Beta-Bernoulli"), ("MonteCarlo", "Beta-Bernoulli")}
 PAIRS = [(b, k) for k in KNOWN for b in BOUNDS if serves(b, KNOWN[k].family(KNOWN[k].elsewhere), KNOWN[k].density)]
+PAIRS = [pair for pair in PAIRS if pair not in LEFT_OUT]
 AT_POSTERIOR = [(b, k) for b, k in PAIRS if KNOWN[k].posterior is not None]
 every_pair = pytest.mark.parametrize(("bound", "known"), PAIRS)
 every_pair_at_posterior = pytest.mark.parametrize(("bound", "known"), AT_POSTERIOR)
@@ -42,7 +46,6 @@ every_pair_at_posterior = pytest.mark.parametrize(("bound", "known"), AT_POSTERI
 def _compiled(bound, known):
     case = KNOWN[known]
 
-    @jax.jit
     def function(parameters, keys):
         def value(parameters, key):
             estimate = BOUNDS[bound].build(PARTICLES)(case.family(parameters), case.density, key)
@@ -54,7 +57,7 @@ def _compiled(bound, known):
 
         return jax.vmap(one)(keys)
 
-    return function
+    return jax.jit(function, compiler_options=QUICK)
 
 
 @functools.cache
@@ -159,17 +162,22 @@ def test_both_forms_agree_draw_by_draw():
         np.testing.assert_allclose(split.log_weights, whole.log_weights, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("bound", "name"), [(b, m) for m in MODELS for b in ("ELBO", "MonteCarlo", "StickingTheLanding")])
+@pytest.mark.parametrize(
+    ("bound", "name"),
+    [*(("ELBO", name) for name in MODELS), ("MonteCarlo", "probabilistic PCA"), ("StickingTheLanding", "Gamma-Poisson")],
+)
 def test_a_batch_has_each_datums_own_evidence(bound, name):
     """With the exact encoder every datum's log weights are its own log evidence."""
     known = MODELS[name]
     xs = jnp.asarray(known.xs)
     estimate = jax.jit(
-        lambda key: BOUNDS[bound].build(3)(known.model.posterior(xs), known.model.observe(xs), key)
+        lambda key: BOUNDS[bound].build(3)(known.model.posterior(xs), known.model.observe(xs), key),
+        compiler_options=QUICK,
     )(jax.random.key(0))
     assert estimate.log_weights.shape == (3, len(xs))
     assert estimate.elbo.shape == estimate.surrogate.shape == (len(xs),)
     np.testing.assert_allclose(estimate.log_weights, np.stack([known.log_evidence] * 3), atol=1e-4)
+    assert knows_kl(known.model.posterior(xs), known.model.prior) == ("kl" in estimate.parts)
 
 
 def test_more_particles_are_an_average_over_more_draws():

@@ -16,10 +16,11 @@ import numpyro.distributions as dist
 import pytest
 from contracts.registry import FAMILIES
 
-from qphi.families import Batch, FromNumPyro, StandardNormal, as_family
+from qphi.families import Batch, FromNumPyro, as_family
 
 DRAWS = 4096
 SEEDS = (0, 1, 2)
+QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_seed = pytest.mark.parametrize("seed", SEEDS)
 
@@ -83,12 +84,19 @@ def numpy_test_function(z, log_q):
 
 @functools.cache
 def draws(name, seed):
-    return np.asarray(_sample_many(build(name), jax.random.key(seed)), float)
+    return np.asarray(_sampler(name)(FAMILIES[name].parameters, jax.random.key(seed)), float)
 
 
-@eqx.filter_jit
-def _sample_many(q, key):
-    return q.sample_many(key, DRAWS)
+@functools.cache
+def _sampler(name, batch=False):
+    def sample(parameters, key):
+        parameters = {k: jnp.asarray(v, float) for k, v in parameters.items()}
+        if not batch:
+            return FAMILIES[name].build(**parameters).sample_many(key, DRAWS)
+        stacked = jax.tree.map(lambda a: jnp.stack([a] * 3), parameters)
+        return Batch(eqx.filter_vmap(lambda p: FAMILIES[name].build(**p))(stacked)).sample_many(key, DRAWS)
+
+    return jax.jit(sample, compiler_options=QUICK)
 
 
 def assert_mean(values, expected, *, rounding=1e-5):
@@ -149,7 +157,6 @@ def test_reparameterised_gradient_to_each_parameter(name):
             )
             exact[parameter][index] = (up - down) / (2 * h)
 
-    @jax.jit
     def gradients(parameters, keys):
         def one(key):
             return jax.grad(lambda p: test_function(case.build(**p).sample(key)))(parameters)
@@ -157,8 +164,9 @@ def test_reparameterised_gradient_to_each_parameter(name):
         return jax.vmap(one)(keys)
 
     parameters = {k: jnp.asarray(v, float) for k, v in case.parameters.items()}
+    compiled = jax.jit(gradients, compiler_options=QUICK)
     for seed in SEEDS:
-        for parameter, values in gradients(parameters, jax.random.split(jax.random.key(seed), DRAWS)).items():
+        for parameter, values in compiled(parameters, jax.random.split(jax.random.key(seed), DRAWS)).items():
             assert_mean(values, exact[parameter])
 
 
@@ -171,7 +179,7 @@ def test_implicit_gradient_of_the_gamma(concentration):
         assert_mean(_gradient_of_square(jnp.asarray(concentration), keys), 2 * concentration + 1)
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=QUICK)
 def _gradient_of_square(concentration, keys):
     def square(a, key):
         return FromNumPyro(dist.Gamma(a[None]).to_event(1)).sample(key)[0] ** 2
@@ -182,13 +190,14 @@ def _gradient_of_square(concentration, keys):
 @every_family
 def test_draws_are_independent(name):
     """Across keys, particles and a batch's members no correlation exceeds 4 / sqrt(n) on 3 seeds."""
-    q = build(name)
-    batch = Batch(jax.tree.map(lambda a: jnp.stack([jnp.asarray(a)] * 3) if eqx.is_array(a) else a, q))
+    case = FAMILIES[name]
     for seed in SEEDS:
         z = draws(name, seed)
         columns = [z[:-1], z[1:], draws(name, seed + 1)[:-1]]
-        if not isinstance(q, StandardNormal):  # which has no array that could differ between data
-            columns += list(np.moveaxis(np.asarray(_sample_many(batch, jax.random.key(seed))), 1, 0)[:, :-1])
+        if case.parameters:
+            members = _sampler(name, batch=True)(case.parameters, jax.random.key(seed))
+            assert members.shape == (DRAWS, 3, 2)
+            columns += list(np.moveaxis(np.asarray(members), 1, 0)[:, :-1])
         # Ranks: correlations of heavy tails converge late.
         ranks = np.concatenate([c.argsort(axis=0).argsort(axis=0) for c in columns], axis=1)
         correlation = np.abs(np.corrcoef(ranks.T)) - np.eye(ranks.shape[1])

@@ -1,12 +1,14 @@
 """What every solver must do, driven by the one loop on Gaussians that are known.
 
-Nothing here fails by chance: seeds are fixed, and tolerances are several times what 10 other seeds gave.
+Nothing here fails by chance: seeds are fixed. The answer kept is the best by a noisy measure (512 draws), which costs
+up to about 0.04 sd; tolerances are above that.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -38,7 +40,7 @@ def solver(name):
 
 def problem(target):
     q = FullRankGaussian(jnp.zeros(2), 0.3 * jnp.eye(2))
-    climbed, scored = (PosteriorObjective(target, b) for b in (StickingTheLanding(8), MonteCarlo(64)))
+    climbed, scored = (PosteriorObjective(target, b) for b in (StickingTheLanding(8), MonteCarlo(512)))
     return Problem.of(q, climbed, scored, None, None)
 
 
@@ -60,11 +62,15 @@ def same_bits(a, b):
 
 @every_solver
 def test_reaches_a_known_gaussian(name):
-    result, q = fit(name, GaussianTarget(MEAN, PRECISION, log_evidence=-3.0), max_steps=SOLVERS[name].steps)
-    assert result.status in (Status.CONVERGED, Status.MAX_STEPS)
-    np.testing.assert_allclose(q.mean, MEAN, atol=0.02)
-    np.testing.assert_allclose(q.covariance, np.linalg.inv(PRECISION), atol=0.03)
-    assert result.history["held_out_elbo"][-1] == pytest.approx(-3.0, abs=0.01)
+    covariance = np.linalg.inv(PRECISION)
+    for seed in range(3):
+        target = GaussianTarget(MEAN, PRECISION, log_evidence=-3.0)
+        result, q = fit(name, target, max_steps=SOLVERS[name].steps, seed=seed)
+        assert result.status in (Status.CONVERGED, Status.MAX_STEPS)
+        error = (np.asarray(q.mean) - MEAN) / np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose(error, 0, atol=0.06)
+        np.testing.assert_allclose(q.covariance, covariance, atol=0.06)
+        assert result.history["held_out_elbo"][-1] == pytest.approx(-3.0, abs=0.01)
 
 
 @every_solver
@@ -78,9 +84,9 @@ def test_half_and_half_is_the_whole(name):
     assert same_bits(whole.run.solver, both.run.solver)
     assert same_bits(whole.run.stopping, both.run.stopping)
     assert same_bits(whole.answer, both.answer)
-    assert {k: v for k, v in whole.history.items() if k != "seconds"} == {
-        k: v for k, v in both.history.items() if k != "seconds"
-    }
+    for name, values in whole.history.items():
+        if name not in ("seconds", "status"):  # the half's last status says that it was stopped
+            assert both.history[name] == values
 
 
 @every_solver
@@ -179,7 +185,7 @@ def test_runs_in_double_precision(name):
 class _Linear(AbstractObjective):
     """mean over rows of x * parameter: its gradient tells which rows were in the batch."""
 
-    part_names = ("elbo",)
+    part_names: ClassVar[tuple[str, ...]] = ("elbo",)
 
     def score(self, trainable, batch, key, step=None):
         items = batch * trainable.mean[0]

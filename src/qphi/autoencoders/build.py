@@ -17,7 +17,7 @@ from qphi.autoencoders.networks import MLP, AbstractNetwork, Chain
 from qphi.errors import InputError
 from qphi.families import StandardNormal
 
-__all__ = ["NETWORKS", "Architecture", "build", "choose_network"]
+__all__ = ["NETWORKS", "Architecture", "build", "choose_channels", "choose_network"]
 
 NETWORKS = ("auto", "mlp", "conv")
 
@@ -31,7 +31,7 @@ class Architecture:
     likelihood: str
     network: str
     hidden: tuple[int, ...]
-    channels: tuple[int, ...] = (32, 64)
+    channels: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
@@ -53,6 +53,14 @@ def choose_network(shape: tuple[int, ...], network: str) -> str:
     if network != "auto":
         return network
     return "conv" if image and min(shape[:2]) >= 8 and math.prod(shape) >= 1600 else "mlp"
+
+
+def choose_channels(shape: tuple[int, ...], network: str) -> tuple[int, ...]:
+    """Channels of each stride-2 level: 32, 64, 128, 128, ..., until the shorter side is 8 or less; none for an MLP."""
+    if network != "conv":
+        return ()
+    levels = max(1, math.ceil(math.log2(min(shape[:2]) / 8)))
+    return tuple(min(32 * 2**level, 128) for level in range(levels))
 
 
 def build(architecture: Architecture, key: PRNGKeyArray, *, scale: float | Float[Array, ""] = 1.0) -> LatentVariableModel:

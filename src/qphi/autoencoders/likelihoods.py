@@ -119,9 +119,10 @@ class ContinuousBernoulli(AbstractLikelihood):
         return jnp.sum(x * outputs - jax.nn.softplus(outputs) + _log_normaliser(outputs))
 
     def mean(self, outputs: Array) -> Array:
-        # d/dl of the log normaliser of e^(lx) on [0, 1], log((e^l - 1)/l): 1/(1 - e^-l) - 1/l
+        # d/dl of the log normaliser of e^(lx) on [0, 1], log((e^l - 1)/l): 1/(1 - e^-l) - 1/l, the first term
+        # written with tanh, whose gradient overflows at neither end
         near, safe = _near_zero(outputs)
-        exact = 1 / -jnp.expm1(-safe) - 1 / safe
+        exact = 0.5 + 0.5 / jnp.tanh(safe / 2) - 1 / safe
         return jnp.where(near, 0.5 + outputs / 12, exact)
 
     def sample(self, key: PRNGKeyArray, outputs: Array) -> Array:

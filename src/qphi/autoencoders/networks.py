@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["MLP", "AbstractNetwork", "Chain", "apply_many", "linear"]
+__all__ = ["MLP", "AbstractNetwork", "Chain", "apply_many", "linear", "relu"]
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0). A plain function, because JAX's own, being compiled, cannot be pickled."""
+    return jax.nn.relu(x)
 
 
 class AbstractNetwork(eqx.Module):
@@ -49,7 +54,7 @@ class MLP(AbstractNetwork):
         out_shape: int | Sequence[int],
         hidden: Sequence[int] = (512, 512),
         *,
-        activation: Callable[[Array], Array] = jax.nn.relu,
+        activation: Callable[[Array], Array] = relu,
         activate_last: bool = False,
         key: PRNGKeyArray,
     ):
@@ -57,7 +62,7 @@ class MLP(AbstractNetwork):
         sizes = [in_size, *hidden, math.prod(self.out_shape)]
         if min(sizes) < 1:
             raise ValueError(f"Layer sizes must be positive, got {sizes}. Give every layer at least one unit.")
-        gain = 2.0 if activation is jax.nn.relu else 1.0
+        gain = 2.0 if activation in (relu, jax.nn.relu) else 1.0
         layers = []
         for index, layer_key in enumerate(jax.random.split(key, len(sizes) - 1)):
             last = index == len(sizes) - 2 and not activate_last

@@ -34,6 +34,7 @@ class FitDisplay:
         self._max_epochs = max_epochs
         self._console = error_console()
         self._last: Progress | None = None
+        self._printed: Progress | None = None
         self._printed_at = -float("inf")
         # Left alone, Live would take standard output over as well, where the results go
         self._live = Live(
@@ -62,12 +63,12 @@ class FitDisplay:
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
-        elif self._last is not None and error is None:
+        elif error is None and self._last is not self._printed:
             self._print_line()
 
     def _print_line(self) -> None:
         if self._last is not None:
-            self._printed_at = time.monotonic()
+            self._printed_at, self._printed = time.monotonic(), self._last
             self._console.print(Text(_line(self._last, self._max_epochs)))
 
 

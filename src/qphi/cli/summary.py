@@ -48,7 +48,10 @@ def _figures_of_fit(vae: VAE, x: np.ndarray) -> list[tuple[str, str]]:
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), JUDGED)).round().astype(int)]
     evaluation = vae.evaluate(x[rows], particles=PARTICLES)
     found = [
-        ("held-out ELBO" if rows_held_out else "ELBO, all data", f"{_with_error(evaluation.elbo)} nats per datum"),
+        (
+            "held-out ELBO" if rows_held_out else "ELBO, all data",
+            f"{_with_error(evaluation.elbo)} nats per datum",
+        ),
         ("its parts", f"log likelihood {evaluation.log_likelihood.value:.2f}, KL {evaluation.kl.value:.2f}"),
     ]
     if evaluation.bits_per_dimension is not None:

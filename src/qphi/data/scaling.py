@@ -100,7 +100,9 @@ def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
     if likelihood == "auto":
         likelihood = "bernoulli" if binary else "gaussian"
     if x.min() == x.max():
-        raise InputError(f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read.")
+        raise InputError(
+            f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read."
+        )
     _check_range(x, image, likelihood, levels, binary)
     if likelihood == "gaussian" and not image:
         offset, scale = _standardise(x)
@@ -123,7 +125,9 @@ def check_array(x: Any, name: str) -> np.ndarray:
     if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise InputError(f"{name} has dtype {x.dtype}; numbers are needed. Convert it with astype(float).")
     if np.iscomplexobj(x):
-        raise InputError(f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns.")
+        raise InputError(
+            f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns."
+        )
     if x.ndim not in (2, 3, 4):
         raise InputError(
             f"{name} has shape {x.shape}; vectors (n, d) or images (n, h, w) or (n, h, w, channels) are needed. "
@@ -145,8 +149,10 @@ def check_array(x: Any, name: str) -> np.ndarray:
         )
     largest = max(abs(float(x.min())), abs(float(x.max())))
     if largest > LARGEST:
-        raise InputError(f"{name} has values up to {largest:g}, too large for single precision. Rescale them.")
-    return x
+        raise InputError(
+            f"{name} has values up to {largest:g}, too large for single precision. Rescale them."
+        )
+    return np.ascontiguousarray(x)  # means differ in the last bit with the layout
 
 
 def _levels(x: np.ndarray) -> tuple[float, float]:
@@ -181,7 +187,9 @@ def _standardise(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # Relative to its size a constant column still has rounding noise.
     constant = np.flatnonzero(scale <= 1e-10 * np.maximum(1e-30, np.abs(mean)))
     if len(x) < 2:
-        raise InputError("X has 1 row (n_samples = 1): a density of vectors needs at least 2. Give more rows.")
+        raise InputError(
+            "X has 1 row (n_samples = 1): a density of vectors needs at least 2. Give more rows."
+        )
     if len(constant):
         columns = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
         raise InputError(

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from qphi.autoencoders.build import Architecture, build, choose_network
+from qphi.autoencoders.build import Architecture, build, choose_channels, choose_network
 from qphi.autoencoders.evaluation import Evaluation, evaluate, in_blocks, score_rows
 from qphi.autoencoders.latent import decode_means, interpolate_between, posterior_moments, sample_data
 from qphi.autoencoders.model import LatentVariableModel
@@ -117,12 +117,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if resume and folder is None:
             raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
+        network = choose_network(scaling.model_shape, self.network)
         architecture = Architecture(
             scaling.model_shape,
             int(self.latent_dim),
             scaling.likelihood,
-            choose_network(scaling.model_shape, self.network),
+            network,
             tuple(int(width) for width in self.hidden),
+            choose_channels(scaling.model_shape, network),
         )
         settings = {"architecture": architecture.to_json(), "scaling": scaling.to_json(), "beta": self.beta}
         settings["data"] = store.fingerprint(X)
@@ -168,7 +170,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError(f"beta={self.beta!r}: a finite number of at least 0 is needed; 1 gives the ELBO.")
         for name in ("max_epochs", "max_time"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
                 raise InputError(f"{name}={value!r}: a positive number or None is needed.")
         if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
             raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (512, 512).")

@@ -54,8 +54,8 @@ class DiagonalGaussian(AbstractTransport):
         return self.mean.shape[-1]
 
     @property
-    def scale(self) -> Float[Array, "*data dim"]:
-        """Standard deviations; of each datum's q, for a family inside a `Batch`."""
+    def scale(self) -> Float[Array, " dim"]:
+        """Standard deviations."""
         return jnp.exp(self.log_scale)
 
     def transport(self, eps: Float[Array, " dim"]) -> Float[Array, " dim"]:

@@ -30,9 +30,7 @@ def parse(description: str, *, slices: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, help="cores to use (all that this process may use)")
     parser.add_argument("--batch", type=int, default=128, help="images in a minibatch")
-    parser.add_argument(
-        "--slices", type=int, default=slices, help="parts of a minibatch, one after the other, in JAX"
-    )
+    parser.add_argument("--slices", type=int, default=slices, help="parts of a minibatch, one after the other, in JAX")
     parser.add_argument("--steps", type=int, default=20, help="training steps in a round")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of each contestant, alternating")
     options = parser.parse_args()
@@ -84,9 +82,7 @@ class TorchVAE(torch.nn.Module):
         return (reconstruction + kl) / len(xs)
 
 
-def check(
-    vae: VAE, xs: np.ndarray, net: TorchVAE, torch_xs: torch.Tensor, parameters: Callable[[VAE], list]
-) -> None:
+def check(vae: VAE, xs: np.ndarray, net: TorchVAE, torch_xs: torch.Tensor, parameters: Callable[[VAE], list]) -> None:
     """Copies the weights into PyTorch and stops unless loss and all gradients agree for the same noise.
 
     parameters: the VAE's weights, or gradients, as arrays in the order and layout of `net.parameters()`.
@@ -184,18 +180,12 @@ def race(contestants: Sequence[tuple[str, Callable[[], float]]], options: argpar
             seconds[name].append(time.perf_counter() - start)
     count = options.steps * options.batch
     first = seconds[contestants[0][0]]
-    print(
-        f"threads {options.threads}, batch {options.batch}, slices {options.slices}, rounds {options.rounds}"
-    )
+    print(f"threads {options.threads}, batch {options.batch}, slices {options.slices}, rounds {options.rounds}")
     print(f"{'':24}{'images/s':>18}{'ms a step':>18}{'torch / JAX time':>20}")
     print(f"{'':24}{'median     best':>18}{'median      min':>18}{'median      min':>20}")
     for name, times in seconds.items():
         middle, least = statistics.median(times), min(times)
-        ratio = (
-            f"{middle / statistics.median(first):.2f}     {least / min(first):.2f}"
-            if times is not first
-            else ""
-        )
+        ratio = f"{middle / statistics.median(first):.2f}     {least / min(first):.2f}" if times is not first else ""
         print(
             f"{name:24}{count / middle:9.0f}{count / least:9.0f}"
             f"{1e3 * middle / options.steps:9.2f}{1e3 * least / options.steps:9.2f}{ratio:>20}"

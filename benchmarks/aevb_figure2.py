@@ -34,7 +34,6 @@ from _image_vaes import GREY_LEVELS, NEVER, Bernoulli, binary_mnist, frey_faces,
 from _results import ROOT, figure_file, markdown, need_data, parser, print_table, read, results_file, save
 from qphi.autoencoders.evaluation import evaluate
 from qphi.autoencoders.training import plan
-from qphi.loop import BLOCK
 
 NAME = "aevb_figure2"
 BATCH = 100
@@ -85,9 +84,7 @@ def _options() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--data", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     options.add_argument("--samples", type=float, help="budget (3e6 for MNIST, 1e6 for Frey faces)")
-    options.add_argument(
-        "--is-rows", type=int, default=1000, help="first test rows that log p(x) is taken of; 0: all"
-    )
+    options.add_argument("--is-rows", type=int, default=1000, help="first test rows that log p(x) is taken of; 0: all")
     options.add_argument("--seed", type=int, default=0, help="of weights, minibatches and the Frey split")
     options.add_argument("--plot-only", action="store_true", help="figure and table from the saved runs")
     return options.parse_args()
@@ -97,16 +94,13 @@ def _by_name(runs: list[dict]) -> dict[tuple[str, int], dict]:
     return {(run["data"], run["latent_dim"]): run for run in runs}
 
 
-def _run(
-    name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, options: argparse.Namespace
-) -> dict:
+def _run(name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, options: argparse.Namespace) -> dict:
     setting = SETTINGS[name]
     budget = 2e4 if options.smoke else options.samples or {"mnist": 3e6, "frey": 1e6}[name]
     likelihood = Bernoulli() if name == "mnist" else learned_gaussian(train)
     model_key, run_key = jax.random.split(jax.random.key(options.seed, impl="threefry2x32"))
     model = tanh_vae(train.shape[1], setting.hidden, latent_dim, likelihood, model_key)
-    curve_rows = len(test) - len(test) % BLOCK  # the loop scores whole blocks of 256 rows
-    training = plan(model, train, test[:curve_rows], run_key, batch_size=BATCH, patience=NEVER)
+    training = plan(model, train, test, run_key, batch_size=BATCH, patience=NEVER)
     training = dataclasses.replace(training, check_every=50 if options.smoke else setting.check_every)
     print(f"{setting.title}, latent {latent_dim}: {budget:g} samples ...", flush=True)
     result = training.drive(training.start(), max_epochs=budget / BATCH / training.steps_per_epoch)
@@ -122,7 +116,7 @@ def _run(
         "hidden": setting.hidden,
         "batch": BATCH,
         "train_rows": len(train),
-        "curve_rows": curve_rows,
+        "test_rows": len(test),
         "samples": [BATCH * step for step in result.history["step"]],
         "train_elbo": result.history["elbo"],
         "test_elbo": result.history["held_out_elbo"],

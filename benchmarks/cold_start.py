@@ -94,9 +94,7 @@ def _fit(run: Path, environment: dict[str, str], options: argparse.Namespace) ->
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
     with open(run / "metrics.csv", newline="") as file:
         checks = list(csv.DictReader(file))
-    asked, fitted, drawn = (
-        (run / name).stat().st_mtime for name in ("run.json", "model.json", "report.html")
-    )
+    asked, fitted, drawn = ((run / name).stat().st_mtime for name in ("run.json", "model.json", "report.html"))
     first = float(checks[0]["seconds"])
     looped = json.loads((run / "model.json").read_text())["seconds"]  # the loop, its checkpoints included
     written = (run / "checkpoint.json").stat().st_mtime  # the loop's last act

@@ -182,9 +182,7 @@ def _mlp(in_size: int, out_size: int, arrays: list[jax.Array]) -> MLP:
     import equinox as eqx
 
     network = MLP(in_size, out_size, (HIDDEN,), activation=jnp.tanh, key=jax.random.key(0))
-    return eqx.tree_at(
-        lambda m: [a for layer in m.layers for a in (layer.weight, layer.bias)], network, arrays
-    )
+    return eqx.tree_at(lambda m: [a for layer in m.layers for a in (layer.weight, layer.bias)], network, arrays)
 
 
 def _row(
@@ -249,9 +247,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 def _print_seconds(kind: str, ours: list[float], theirs: list[float]) -> None:
     """Medians without the first epoch, which compiles."""
     qphi, torch = (statistics.median(seconds[1:] or seconds) for seconds in (ours, theirs))
-    print(
-        f"{kind} seconds an epoch on {CORES} core(s), median: qphi {qphi:.2f}, PyTorch {torch:.2f}", end="; "
-    )
+    print(f"{kind} seconds an epoch on {CORES} core(s), median: qphi {qphi:.2f}, PyTorch {torch:.2f}", end="; ")
     print(f"PyTorch / qphi = {torch / qphi:.2f}; qphi's first epoch took {ours[0] - qphi:.1f} more")
 
 

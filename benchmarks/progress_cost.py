@@ -121,9 +121,7 @@ def _terminal() -> Iterator[None]:
             os.environ["FORCE_COLOR"] = before
 
 
-def _print(
-    plain: list[float], watched: list[float], cpu: dict[bool, list[float]], same: bool, calls: int
-) -> None:
+def _print(plain: list[float], watched: list[float], cpu: dict[bool, list[float]], same: bool, calls: int) -> None:
     ratios = [b / a for a, b in zip(plain, watched, strict=True)]
     noise = [max(a, b) / min(a, b) for a, b in itertools.pairwise(plain)]
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])

@@ -1,4 +1,4 @@
-"""Latent-variable models whose evidence and posteriors are known: what autoencoding bounds and fits are tested against."""
+"""Latent-variable models whose evidence and posteriors are known: to test autoencoding bounds and fits."""
 
 from __future__ import annotations
 

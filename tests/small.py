@@ -1,4 +1,4 @@
-"""Small data and quick fits. Few shapes, since every new one compiles for seconds; data are made, never read."""
+"""Small data and quick fits. Few shapes, since every new one compiles for seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def vectors(seed: int = 0) -> np.ndarray:
     """600 rows on a noisy plane in three dimensions, float64, in units that are not standardised."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(ROWS, 2))
-    return z @ [[3.0, 0.0, 1.0], [0.5, 0.02, -1.0]] + [10.0, 0.0, -3.0] + 0.1 * rng.normal(size=(ROWS, 3)) * [3, 0.02, 1]
+    return (
+        z @ [[3.0, 0.0, 1.0], [0.5, 0.02, -1.0]] + [10.0, 0.0, -3.0] + 0.1 * rng.normal(size=(ROWS, 3)) * [3, 0.02, 1]
+    )
 
 
 def pictures(n: int = 30, side: int = 8, seed: int = 0) -> np.ndarray:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from latent_zoo import linear_vae, linear_vae_elbo
 
 import qphi
+from latent_zoo import linear_vae, linear_vae_elbo
 from qphi.autoencoders import MLP, Gaussian, GaussianEncoder, LatentVariableModel, implied_kl_weight
 from qphi.autoencoders.objective import AutoencodingObjective
 from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, StickingTheLanding
@@ -113,7 +113,11 @@ def textbook_loss(model, xs, key, beta=1.0):
 @pytest.mark.parametrize("scale", [math.sqrt(0.5), 0.3, 2.0])
 def test_squared_error_and_kl_is_a_gaussian_decoder(scale):
     """2 s^2 (-ELBO) = |x - xhat|^2 + 2 s^2 KL + D s^2 log(2 pi s^2): at s^2 = 1/2, the textbook loss + D/2 log pi."""
-    xs, beta, key = jnp.asarray(np.random.default_rng(1).normal(size=(7, 5)), float), implied_kl_weight(scale), jax.random.key(0)
+    xs, beta, key = (
+        jnp.asarray(np.random.default_rng(1).normal(size=(7, 5)), float),
+        implied_kl_weight(scale),
+        jax.random.key(0),
+    )
     vector, whole = trained(small_vae(scale))
 
     @jax.jit
@@ -135,7 +139,10 @@ def test_squared_error_and_kl_is_a_gaussian_decoder(scale):
 
 def test_closed_form_kl_where_there_is_one_and_monte_carlo_otherwise():
     xs = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5)), float)
-    gaussian, student = small_vae(1.0), small_vae(1.0, prior=dist.StudentT(5.0, jnp.zeros(2), 1.0).to_event(1))
+    gaussian, student = (
+        small_vae(1.0),
+        small_vae(1.0, prior=dist.StudentT(5.0, jnp.zeros(2), 1.0).to_event(1)),
+    )
     assert ELBO().form(gaussian.posterior(xs), gaussian.observe(xs)) == ClosedFormKL()
     assert ELBO(3).form(student.posterior(xs), student.observe(xs)) == MonteCarlo(3)
     keys = jax.random.split(jax.random.key(0), KEYS)

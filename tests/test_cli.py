@@ -408,9 +408,7 @@ def full_disk(*_, **__):
 @pytest.mark.parametrize(
     ("arguments", "broken"), [(["sample", "run"], "numpy.save"), (["encode", "run", "x.npy"], "numpy.savez")]
 )
-def test_a_full_disk_leaves_nothing_half_written(
-    call, workplace, run_and_data, monkeypatch, arguments, broken
-):
+def test_a_full_disk_leaves_nothing_half_written(call, workplace, run_and_data, monkeypatch, arguments, broken):
     before = files_under(workplace)
     monkeypatch.setattr(broken, full_disk)
     fails(call(*arguments), 1, "the disk is full", "-o")

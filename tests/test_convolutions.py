@@ -29,9 +29,7 @@ def reference_conv(x, kernel):
 
 
 def reference_transpose(y, kernel, size):
-    x = lax.conv_transpose(
-        y, kernel, (2, 2), ((2, 2), (2, 2)), dimension_numbers=LAYOUT, transpose_kernel=True
-    )
+    x = lax.conv_transpose(y, kernel, (2, 2), ((2, 2), (2, 2)), dimension_numbers=LAYOUT, transpose_kernel=True)
     return x[:, : size[0], : size[1]]
 
 

@@ -67,9 +67,7 @@ def test_against_monte_carlo(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_against_numpyro(name):
     q, p = PAIRS[name]
-    np.testing.assert_allclose(
-        kl_divergence(q, p), dist.kl_divergence(as_numpyro(q), as_numpyro(p)), rtol=1e-4
-    )
+    np.testing.assert_allclose(kl_divergence(q, p), dist.kl_divergence(as_numpyro(q), as_numpyro(p)), rtol=1e-4)
 
 
 def test_zero_for_equal_distributions_and_nowhere_below():

@@ -73,9 +73,7 @@ def test_elsewhere_the_elbo_is_below_by_the_kl(seed):
 
 def test_moments_of_unconstrained_values_are_exact():
     tril = jnp.array([[1.0, 0.0], [-2.0, 0.5]])
-    posterior = posterior_from(
-        shapes_target(x=2), FullRankGaussian(jnp.array([1.0, 2.0]), tril), Status.CONVERGED, KEY
-    )
+    posterior = posterior_from(shapes_target(x=2), FullRankGaussian(jnp.array([1.0, 2.0]), tril), Status.CONVERGED, KEY)
     sd = np.sqrt([1.0, 4.25])
     np.testing.assert_allclose(posterior.mean()["x"], [1, 2], rtol=1e-6)
     np.testing.assert_allclose(posterior.sd()["x"], sd, rtol=1e-6)
@@ -102,9 +100,7 @@ def matrix_program():
 
 
 def test_draws_are_named_constrained_and_the_same_whatever_their_number():
-    posterior = posterior_from(
-        as_target(matrix_program), diagonal(np.zeros(6), np.ones(6)), Status.CONVERGED, KEY
-    )
+    posterior = posterior_from(as_target(matrix_program), diagonal(np.zeros(6), np.ones(6)), Status.CONVERGED, KEY)
     draws = posterior.sample(KEY, 1100)
     assert {name: x.shape for name, x in draws.items()} == {
         "z": (1100, 2, 2),
@@ -193,9 +189,7 @@ def test_a_long_table_is_shortened_and_says_by_how_much():
 
 def test_a_q_far_from_the_posterior_is_flagged_in_words():
     mean, sd, _ = exact_normal(Y)
-    posterior = posterior_from(
-        as_target(normal_mean, Y), diagonal([mean + 6 * sd], [sd]), Status.CONVERGED, KEY
-    )
+    posterior = posterior_from(as_target(normal_mean, Y), diagonal([mean + 6 * sd], [sd]), Status.CONVERGED, KEY)
     assert posterior.weights.ess < 400
     assert "q is far from the posterior" in posterior.warning
     assert "do not trust the table" in repr(posterior)

@@ -12,15 +12,15 @@ import functools
 import jax
 import numpy as np
 import pytest
-from compiles import counting_compiles
-from latent_zoo import linear_gaussian_evidence, linear_vae, ppca_maximum_likelihood
 
 import qphi
+from compiles import counting_compiles
+from latent_zoo import linear_gaussian_evidence, linear_vae, ppca_maximum_likelihood
 from qphi.autoencoders.training import hold_out
 from qphi.status import Status
 
-ROWS, LATENT_DIM = 1000, 5
-EIGENVALUES = np.array([5.0, 3.0, 2.0, 0.3, 0.3, 0.3, 0.3])  # three above the noise, two latents too many
+ROWS, LATENT_DIM = 4000, 3
+EIGENVALUES = np.array([5.0, 3.0, 2.0, 0.5, 0.3, 0.2, 0.2])
 KEY = jax.random.key(3)
 
 
@@ -46,7 +46,7 @@ def fitted():
 
 @functools.cache
 def evaluation():
-    return fitted().evaluate(data(), particles=64)
+    return fitted().evaluate(data(), particles=16)
 
 
 def test_reaches_the_exact_maximum_likelihood():
@@ -55,28 +55,33 @@ def test_reaches_the_exact_maximum_likelihood():
     reached = linear_gaussian_evidence(decoder.weights, decoder.bias, scale**2, data()).mean()
     assert fitted().status is Status.CONVERGED
     assert exact - 0.02 < reached < exact + 1e-4
-    assert evaluation().log_evidence.value == pytest.approx(reached, abs=0.005)
+    assert evaluation().log_evidence.value == pytest.approx(reached, abs=0.01)
     # the encoder is linear too, so the bound is tight
-    assert exact - 0.03 < evaluation().elbo.value <= evaluation().log_evidence.value < exact + 0.005
-    assert fitted().held_out_elbo_per_datum == pytest.approx(exact, abs=0.05)
+    assert exact - 0.03 < evaluation().elbo.value <= evaluation().log_evidence.value < exact + 0.01
+    # 400 rows of one draw each: 4 standard errors of 0.1
+    assert fitted().held_out_elbo_per_datum == pytest.approx(exact, abs=0.4)
 
 
 def test_learned_variance_is_the_mean_of_the_discarded_eigenvalues():
     _, variance = ppca_maximum_likelihood(data().astype(float), LATENT_DIM)
-    assert variance == pytest.approx(0.3, rel=1e-4)
+    assert variance == pytest.approx(EIGENVALUES[LATENT_DIM:].mean(), rel=1e-4)
     assert float(fitted().model.likelihood.scale) ** 2 == pytest.approx(variance, rel=0.02)
 
 
-def test_units_that_the_data_do_not_need_are_inactive():
-    assert evaluation().active_units == 3
-    assert np.sum(evaluation().kl_per_unit > 0.05) == 3
+def test_exactly_the_units_whose_eigenvalue_exceeds_the_noise_are_active():
+    """Of the eigenvalues three exceed a variance of 1: with five latents three stay, with a variance of 9 none does."""
+    for scale, active in ((1.0, 3), (3.0, 0)):
+        model = linear_vae(EIGENVALUES.size, 5, jax.random.key(0), scale)
+        e = qphi.fit(model, data(), key=KEY).evaluate(data(), particles=8)
+        assert e.active_units == active
+        assert np.sum(e.kl_per_unit > 0.1) == active
 
 
 def test_evaluation_adds_up():
     e = evaluation()
     assert e.elbo.value == pytest.approx(e.log_likelihood.value - e.kl.value, abs=1e-4)
     assert e.kl_per_unit.sum() == pytest.approx(e.kl.value, rel=1e-4)
-    assert e.particles == 64
+    assert e.particles == 16
     assert e.n == ROWS
 
 
@@ -91,10 +96,3 @@ def test_a_second_fit_of_the_same_shapes_compiles_nothing():
         )
     assert again.status is Status.MAX_STEPS
     assert count.compiled == 0
-
-
-def test_noise_above_every_eigenvalue_leaves_no_unit_active():
-    """A given scale larger than the data's spread: the likelihood's maximum has no weights at all."""
-    model = linear_vae(EIGENVALUES.size, 2, jax.random.key(0), scale=3.0)
-    collapsed = qphi.fit(model, data(), key=KEY, max_epochs=400)
-    assert collapsed.evaluate(data(), particles=8).active_units == 0

@@ -196,9 +196,7 @@ def test_held_out_rows_are_judged_where_they_are_known(tmp_path):
 def test_kept_check_is_that_of_the_best_epoch():
     vae = LinearVAE(rows((5, 5)), 3)
     vae.best_epoch_ = 3.1
-    assert words.summary(vae, None, False, None)[0][1] == words.number(
-        vae.history_["held_out_elbo_per_datum"][2]
-    )
+    assert words.summary(vae, None, False, None)[0][1] == words.number(vae.history_["held_out_elbo_per_datum"][2])
 
 
 def test_names_from_outside_are_escaped(tmp_path):

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from small import pictures, vectors
 
 from qphi import InputError
 from qphi.data.scaling import Scaling, fit_scaling
+from small import pictures, vectors
 
 
 def refused(x, *words: str, likelihood: str = "auto", name: str = "X") -> str:
@@ -81,7 +81,8 @@ def test_one_row_of_a_vector_has_no_density():
 
 
 @pytest.mark.parametrize(
-    "x", [np.array([["a", "b"]]), np.array([[1, None]]), np.array([[1, "b"]], object), np.zeros((2, 2), "M8[s]")]
+    "x",
+    [np.array([["a", "b"]]), np.array([[1, None]]), np.array([[1, "b"]], object), np.zeros((2, 2), "M8[s]")],
 )
 def test_entries_that_are_not_numbers(x):
     refused(x, f"dtype {x.dtype}", "numbers are needed", "astype(float)")
@@ -207,7 +208,10 @@ def test_the_jacobian_of_pictures_counts_every_pixel_and_a_probability_has_none(
 
 
 def test_restored_pictures_stay_within_their_levels():
-    assert fit_scaling(pictures()).restore(np.array([[-0.2] * 32 + [1.2] * 32])).reshape(-1)[[0, -1]].tolist() == [0, 255]
+    assert fit_scaling(pictures()).restore(np.array([[-0.2] * 32 + [1.2] * 32])).reshape(-1)[[0, -1]].tolist() == [
+        0,
+        255,
+    ]
 
 
 def test_json_and_back(of_vectors):

@@ -34,7 +34,7 @@ def first_plateau(rule, sequences):
 
 
 def noise(checks: int, seed: int) -> np.ndarray:
-    """Held-out items of a model that wanders without getting better: large scatter over items, N(0, 1) per check."""
+    """Held-out items of a model that wanders: large scatter over items, N(0, 1) from check to check."""
     rng = np.random.default_rng(seed)
     return 30 * rng.normal(size=(RUNS, 1, ITEMS)) + rng.normal(size=(RUNS, checks, ITEMS))
 
@@ -57,9 +57,9 @@ def test_noise_shared_by_all_items_is_not_followed_for_ever():
 
 @pytest.mark.parametrize(("rise", "allowed"), [(0.5, 0.01), (0.4, 0.1)])
 def test_slow_steady_progress_is_not_stopped(rise, allowed):
-    """False stop within 60 checks, where each check gains `rise` standard errors of a difference of two checks.
+    """False stop within 60 checks, each of which gains `rise` standard errors of a difference of two checks.
 
-    Slower progress than that is lost in the noise of 8 checks: at 0.25, four runs of five have a plateau within 60.
+    Slower progress is lost in the noise of 8 checks: at 0.25, four runs of five have a plateau within 60.
     """
     standard_error = np.sqrt(2 / ITEMS)
     ramp = rise * standard_error * np.arange(60)[None, :, None]
@@ -102,7 +102,7 @@ def test_the_best_answer_is_kept_even_when_its_rise_is_within_the_noise():
 
 
 def test_nothing_is_compared_before_the_end_of_a_warm_up():
-    """An objective that falls while the KL's weight rises neither stops the fit nor keeps an answer from then."""
+    """An objective that falls while the KL's weight rises neither stops the fit nor keeps that answer."""
     falling = np.concatenate([np.linspace(50, 1, 20), np.full(9, 0.5)])
     rule = Plateau(patience=4, warm_up=200)
     state, (plateaus, waited, best_steps, bests) = play(rule, jnp.asarray(np.repeat(falling[:, None], ITEMS, 1)))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small import quiet_fit, same_bits, vae, vectors
 
 import qphi
 from qphi import VAE, InputError
-from qphi.estimators import store
-from qphi.files import atomic_write
 from qphi.serialise import FORMAT
+from small import quiet_fit, same_bits, vae, vectors
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,16 @@ def test_a_loaded_model_gives_the_same_bits(saved):
 
 def test_a_loaded_model_knows_how_it_was_fitted(saved, fitted):
     loaded = qphi.load(str(saved))
-    names = ("status_", "status_text_", "n_iter_", "best_epoch_", "seed_", "likelihood_", "shape_", "n_features_in_")
+    names = (
+        "status_",
+        "status_text_",
+        "n_iter_",
+        "best_epoch_",
+        "seed_",
+        "likelihood_",
+        "shape_",
+        "n_features_in_",
+    )
     for name in names:
         assert getattr(loaded, name) == getattr(fitted, name), name
     assert {**loaded.history_, "seconds": 0} == {**fitted.history_, "seconds": 0}
@@ -171,7 +175,17 @@ def edit(run: Path, change) -> None:
     path.write_text(json.dumps(values))
 
 
-KEYS = ("parameters", "architecture", "scaling", "seed", "status", "status_text", "history", "sha256", "n_iter")
+KEYS = (
+    "parameters",
+    "architecture",
+    "scaling",
+    "seed",
+    "status",
+    "status_text",
+    "history",
+    "sha256",
+    "n_iter",
+)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -205,121 +219,3 @@ def test_json_that_is_not_ours(run, text):
 def test_a_newer_format(run):
     edit(run, lambda values: values.update(format=FORMAT + 1, qphi="9.9"))
     refused(run, "model.json", f"format {FORMAT + 1}", "qphi 9.9", "newer qphi")
-
-
-# ---------------------------------------------------------------- resuming
-
-
-def resume_refused(model: VAE, x, folder: Path, *words: str) -> None:
-    with pytest.raises(InputError) as caught:
-        model.fit(x, run_dir=folder, resume=True)
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
-
-
-def test_nothing_to_resume(tmp_path):
-    resume_refused(vae(), vectors(), tmp_path, "checkpoint.json", "missing")
-
-
-def test_a_run_of_other_data_or_settings_is_not_resumed(run):
-    x = vectors()
-    x[0, 0] += 1e-9
-    resume_refused(vae(), x, run, str(run), "other data")
-    resume_refused(vae(latent_dim=3), vectors(), run, "another architecture")
-    resume_refused(vae(hidden=(17,)), vectors(), run, "another architecture")
-    resume_refused(vae(beta=2), vectors(), run, "another beta")
-    resume_refused(vae(random_state=3), vectors(), run, "seed 0, not 3")
-
-
-def test_resume_without_a_folder_is_no_silent_new_fit():
-    with pytest.raises(InputError, match="run_dir"):
-        vae().fit(vectors(), resume=True)
-
-
-@pytest.mark.parametrize("position", [-40, -4000])
-def test_a_damaged_checkpoint_is_not_resumed(run, position):
-    (path,) = run.glob("checkpoint-*.safetensors")
-    content = bytearray(path.read_bytes())
-    content[position] ^= 4
-    path.write_bytes(content)
-    resume_refused(vae(), vectors(), run, path.name, "damaged")
-
-
-def test_a_checkpoint_without_its_arrays_is_not_resumed(run):
-    (path,) = run.glob("checkpoint-*.safetensors")
-    path.unlink()
-    resume_refused(vae(), vectors(), run, path.name, "missing")
-
-
-@pytest.mark.parametrize("key", ["seed", "settings", "history", "seconds", "arrays", "sha256"])
-def test_a_checkpoint_with_a_key_missing_is_not_resumed(run, key):
-    values = json.loads((run / "checkpoint.json").read_text())
-    del values[key]
-    (run / "checkpoint.json").write_text(json.dumps(values))
-    resume_refused(vae(), vectors(), run, "checkpoint.json", key)
-
-
-def test_a_refused_resume_leaves_no_mixture_of_two_fits(run):
-    model = quiet_fit(vae(max_epochs=8), vectors())
-    before = model.transform(vectors())
-    resume_refused(vae(), vectors(1), run, "other data")
-    assert np.array_equal(model.transform(vectors()), before)
-
-
-# ---------------------------------------------------------------- writing that fails
-
-
-def hidden_files(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.parametrize("broken", ["replace", "fsync"])
-def test_an_interrupted_save_leaves_the_old_model_whole(run, other, monkeypatch, broken):
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-
-    def fail(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="No space left"):
-        other.save(run)
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-
-
-def test_a_full_disk_is_an_os_error_and_leaves_nothing_behind(run, other, monkeypatch):
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # the system itself refuses longer files
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            other.save(run)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
-
-
-def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path):
-    path = tmp_path / "a.json"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
-        temporary.write_text("half of the n")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    assert not hidden_files(tmp_path)
-
-
-def test_killed_between_the_files_of_a_checkpoint_the_old_one_is_whole(run, monkeypatch):
-    """The arrays of a later checkpoint are on disk, its JSON is not: the fit goes on from the earlier one."""
-    expected = quiet_fit(vae(max_epochs=16), vectors())
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(store, "write_json", killed)
-        quiet_fit(vae(max_epochs=16), vectors(), run_dir=run, resume=True)
-    assert len(list(run.glob("checkpoint-*.safetensors"))) == 2
-    resumed = quiet_fit(vae(max_epochs=16), vectors(), run_dir=run, resume=True)
-    assert same_bits(resumed.model_, expected.model_)
-    assert resumed.history_["step"] == expected.history_["step"]
-    assert len(list(run.glob("checkpoint-*.safetensors"))) == 1

@@ -82,9 +82,7 @@ def test_log_density_is_the_users_plus_the_log_jacobian(name):
             z = np.random.default_rng(seed).normal(size=target.dim)
             x, log_jacobian = by_hand(z)
             np.testing.assert_allclose(target.constrain(jnp.asarray(z))["x"], x, atol=1e-12)
-            np.testing.assert_allclose(
-                target.log_density(jnp.asarray(z)), np.sin(x).sum() + log_jacobian, atol=1e-11
-            )
+            np.testing.assert_allclose(target.log_density(jnp.asarray(z)), np.sin(x).sum() + log_jacobian, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -484,9 +482,7 @@ def test_as_target_says_what_it_accepts():
     target = LogDensity(plain, {"x": 0.0})
     assert as_target(target) is target
     assert isinstance(as_target(plain, example={"x": 0.0}), LogDensity)
-    with pytest.raises(
-        TypeError, match=re.escape("Got a dict where a model is needed: a NumPyro program, a JAX")
-    ):
+    with pytest.raises(TypeError, match=re.escape("Got a dict where a model is needed: a NumPyro program, a JAX")):
         as_target({"x": 1})
     with pytest.raises(TypeError, match="complete, but further arguments"):
         as_target(target, 3)

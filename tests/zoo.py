@@ -13,11 +13,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray
-from latent_zoo import gamma_poisson_evidence
 from numpyro.distributions import biject_to, constraints
 from scipy import stats
 from scipy.special import betaln
 
+from latent_zoo import gamma_poisson_evidence
 from qphi.bounds import FactoredDensity
 from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, StandardNormal
 from qphi.targets import AbstractTarget, LogDensity, as_target

@@ -28,9 +28,7 @@ def log_weights(q: AbstractFamily, target: AbstractTarget, key: PRNGKeyArray, n:
     return np.concatenate([np.asarray(_log_weights(q, target, z)) for z in _pieces(q, key, n)])[:n]
 
 
-def named_draws(
-    q: AbstractFamily, target: AbstractTarget, key: PRNGKeyArray, n: int
-) -> dict[str, np.ndarray]:
+def named_draws(q: AbstractFamily, target: AbstractTarget, key: PRNGKeyArray, n: int) -> dict[str, np.ndarray]:
     """`n` draws of every named value, constrained, each (n, *shape). The first are the same whatever `n`."""
     draws: dict[str, np.ndarray] = {}
     for i, z in enumerate(_pieces(q, key, n)):
@@ -56,9 +54,7 @@ def _draw(q: AbstractFamily, key: PRNGKeyArray) -> Float[Array, "block dim"]:
 
 
 @eqx.filter_jit
-def _log_weights(
-    q: AbstractFamily, target: AbstractTarget, z: Float[Array, "piece dim"]
-) -> Float[Array, " piece"]:
+def _log_weights(q: AbstractFamily, target: AbstractTarget, z: Float[Array, "piece dim"]) -> Float[Array, " piece"]:
     return target.log_density_many(z) - q.log_prob_many(z)
 
 

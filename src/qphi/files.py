@@ -46,9 +46,7 @@ def check_writable(path: str | Path) -> Path:
     if path.is_dir():
         raise InputError(f"{path} is a folder, but a file has to be written there. Give a file name.")
     if not path.parent.is_dir():
-        raise InputError(
-            f"cannot write {path}: there is no folder {path.parent}. Make it first, or write elsewhere."
-        )
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}. Make it first, or write elsewhere.")
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"cannot write {path}: the folder {path.parent} is read-only. Write elsewhere.")
     return path

@@ -92,7 +92,4 @@ class ImportanceWeights:
 
     @property
     def _broken(self) -> str:
-        return (
-            f"{self.nan + self.infinite} of {self.draws} draws of q ({self.nan} NaN, {self.infinite}"
-            " infinite)"
-        )
+        return f"{self.nan + self.infinite} of {self.draws} draws of q ({self.nan} NaN, {self.infinite} infinite)"

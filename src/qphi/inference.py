@@ -50,8 +50,11 @@ class Trained:
 
     @property
     def held_out_elbo_per_datum(self) -> float:
-        """The best held-out objective (the ELBO, with beta = 1), nats per datum: that of `model`."""
-        return self.history["best"][-1]
+        """The held-out ELBO of `model`, nats per datum, whatever beta it was trained with."""
+        steps = self.history["step"]
+        if self.history["best_step"][-1] not in steps:  # no check was finite
+            return float("nan")
+        return self.history["held_out_elbo"][steps.index(self.history["best_step"][-1])]
 
     def evaluate(self, x: Any, *, particles: int = 500) -> Evaluation:
         """ELBO with its parts, importance-weighted log p(x), active units; nats per datum, with standard errors."""
@@ -202,7 +205,7 @@ def _fit_model(
 
 def _rows(x: Any) -> np.ndarray:
     x = np.asarray(x)
-    if x.ndim < 1 or x.size == 0 or not np.issubdtype(x.dtype, np.number) and x.dtype != bool:
+    if x.ndim < 1 or x.size == 0 or (not np.issubdtype(x.dtype, np.number) and x.dtype != bool):
         raise InputError(f"x has shape {x.shape} and dtype {x.dtype}; numbers with one row per datum are needed.")
     x = x.astype(np.float32)
     if not np.isfinite(x).all():

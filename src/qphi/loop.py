@@ -111,7 +111,11 @@ class Result:
 
 
 def start(
-    problem: Problem, solver: AbstractSolver, stopping: Plateau, trained: Float[Array, " parameters"], key: PRNGKeyArray
+    problem: Problem,
+    solver: AbstractSolver,
+    stopping: Plateau,
+    trained: Float[Array, " parameters"],
+    key: PRNGKeyArray,
 ) -> Run:
     """The run before its first step."""
     return _start(problem, solver, stopping, trained, key)
@@ -257,9 +261,7 @@ def drive(
     with _interruptible() as interrupted:
         while status is Status.RUNNING:
             looked = time.monotonic()
-            run = advance(
-                problem, solver, stopping, run, key, jnp.asarray(checks), jnp.asarray(max_steps), check_every
-            )
+            run = advance(problem, solver, stopping, run, key, jnp.asarray(checks), jnp.asarray(max_steps), check_every)
             records = np.asarray(run.records)[: int(run.recorded)]  # waits for the device
             now = time.monotonic()
             seconds = now - began

@@ -113,9 +113,7 @@ class Posterior:
         ]
 
     def _column(self, column: str) -> dict[str, np.ndarray]:
-        return {
-            name: getattr(self._summary.block(name), column).reshape(s) for name, s in self._shapes.items()
-        }
+        return {name: getattr(self._summary.block(name), column).reshape(s) for name, s in self._shapes.items()}
 
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:

@@ -37,7 +37,7 @@ def save_arrays(path: Path, tree: PyTree) -> str:
 
 
 def load_arrays(path: Path, like: PyTree, checksum: str) -> PyTree:
-    """The tree `like` with its arrays (or their shapes) replaced by the file's. Raises InputError, saying what is off."""
+    """The tree `like` with its arrays (or their shapes) replaced by the file's. Raises InputError, saying why not."""
     try:
         arrays = load_file(path)
     except FileNotFoundError:
@@ -80,7 +80,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: {path.parent} is not a qphi folder. Give a folder that `fit` left.") from None
+        raise InputError(
+            f"{path} is missing: {path.parent} is not a qphi folder. Give a folder that `fit` left."
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}). Restore it from a copy, or fit again.") from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):

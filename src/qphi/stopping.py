@@ -39,7 +39,11 @@ class Plateau(eqx.Module):
         )
 
     def update(
-        self, state: _State, items: Float[Array, " items"], answer: Float[Array, " parameters"], step: Int[Array, ""]
+        self,
+        state: _State,
+        items: Float[Array, " items"],
+        answer: Float[Array, " parameters"],
+        step: Int[Array, ""],
     ) -> tuple[_State, Bool[Array, ""]]:
         """The state after a check, and whether this is a plateau (which also starts the next wait)."""
         value = jnp.mean(items)

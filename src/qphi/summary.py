@@ -196,9 +196,7 @@ def _exact_block(
     return Block(name, shape, mean, sd, quantiles, broken.astype(int), True)
 
 
-def _drawn_block(
-    name: str, shape: tuple[int, ...], draws: np.ndarray, probabilities: tuple[float, ...]
-) -> Block:
+def _drawn_block(name: str, shape: tuple[int, ...], draws: np.ndarray, probabilities: tuple[float, ...]) -> Block:
     flat = np.asarray(draws, np.float64).reshape(len(draws), -1)
     with np.errstate(invalid="ignore", over="ignore"):  # a draw that is not finite stays so, and is counted
         mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)

@@ -38,9 +38,7 @@ FAMILIES: dict[str, FamilyCase] = {
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),
     "numpyro Logistic": FamilyCase(_numpyro(dist.Logistic), _LOC_SCALE),
     "numpyro StudentT": FamilyCase(_numpyro(dist.StudentT), {"df": [5.0, 9.0], **_LOC_SCALE}),
-    "numpyro Gamma": FamilyCase(
-        _numpyro(dist.Gamma), {"concentration": [0.8, 3.0], "rate": [1.3, 2.0]}, "positive"
-    ),
+    "numpyro Gamma": FamilyCase(_numpyro(dist.Gamma), {"concentration": [0.8, 3.0], "rate": [1.3, 2.0]}, "positive"),
 }
 
 

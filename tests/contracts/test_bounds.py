@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from contracts.registry import BOUNDS
 from latent_zoo import MODELS
-from zoo import KNOWN, LinearGaussianDensity
-
 from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, FactoredDensity, MonteCarlo
 from qphi.bounds.factored import knows_kl
 from qphi.families import FullRankGaussian
 from qphi.targets import AbstractTarget
+from zoo import KNOWN, LinearGaussianDensity
 
 SEEDS = (0, 1, 2)
 QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
@@ -164,7 +164,11 @@ def test_both_forms_agree_draw_by_draw():
 
 @pytest.mark.parametrize(
     ("bound", "name"),
-    [*(("ELBO", name) for name in MODELS), ("MonteCarlo", "probabilistic PCA"), ("StickingTheLanding", "Gamma-Poisson")],
+    [
+        *(("ELBO", name) for name in MODELS),
+        ("MonteCarlo", "probabilistic PCA"),
+        ("StickingTheLanding", "Gamma-Poisson"),
+    ],
 )
 def test_a_batch_has_each_datums_own_evidence(bound, name):
     """With the exact encoder every datum's log weights are its own log evidence."""

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from contracts.registry import FAMILIES
 
+from contracts.registry import FAMILIES
 from qphi.families import Batch, FromNumPyro, as_family
 
 DRAWS = 4096

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.registry import LIKELIHOODS
 
+from contracts.registry import LIKELIHOODS
 from qphi.autoencoders import ContinuousBernoulli, FromDistribution, Gaussian, implied_kl_weight
 
 DRAWS = 4096
@@ -153,7 +153,7 @@ def test_impossible_scales_are_refused(scale):
 
 
 def test_a_callable_that_gives_no_distribution_is_refused():
-    with pytest.raises(TypeError, match="must return a numpyro.distributions.Distribution"):
+    with pytest.raises(TypeError, match="must return a numpyro"):
         FromDistribution(lambda o: o).log_prob(jnp.zeros(2), jnp.zeros(2))
 
 

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
+
 from compiles import counting_compiles
 from contracts.registry import SOLVERS
-from jaxtyping import Array, Float
-from zoo import GaussianTarget
-
 from qphi.bounds import MonteCarlo, StickingTheLanding
 from qphi.bounds.objective import AbstractObjective, PosteriorObjective, Scores
 from qphi.families import FullRankGaussian
@@ -27,6 +26,7 @@ from qphi.loop import advance, drive, start
 from qphi.solvers import Problem
 from qphi.status import Status
 from qphi.stopping import Plateau
+from zoo import GaussianTarget
 
 MEAN, PRECISION = [1.5, -0.5], [[2.0, 0.7], [0.7, 1.2]]
 CHECK_EVERY = 50
@@ -92,7 +92,11 @@ def test_half_and_half_is_the_whole(name):
 @every_solver
 def test_visits_of_the_host_change_nothing(name):
     """One check a visit, or all checks in one: the same bits."""
-    (where, trained), key, plateau = problem(GaussianTarget(MEAN, PRECISION)), jax.random.key(1), Plateau(patience=5)
+    (where, trained), key, plateau = (
+        problem(GaussianTarget(MEAN, PRECISION)),
+        jax.random.key(1),
+        Plateau(patience=5),
+    )
     one = many = start(where, solver(name), plateau, trained, key)
     for _ in range(4):
         one = advance(where, solver(name), plateau, one, key, jnp.asarray(1), jnp.asarray(10_000), CHECK_EVERY)
@@ -207,7 +211,10 @@ def test_minibatches_partition_the_data_anew_each_epoch(name):
     rows = 2.0 ** jnp.arange(ROWS)
     where, trained = Problem.of(_Parameter(jnp.ones(1)), _Linear(), _Linear(), rows, rows)
     key = jax.random.key(5)
-    state, step = solver(name).init(where, trained, key), jax.jit(lambda s, i: solver(name).step(where, s, i, key))
+    state, step = (
+        solver(name).init(where, trained, key),
+        jax.jit(lambda s, i: solver(name).step(where, s, i, key)),
+    )
     batches = []
     for i in range(3 * ROWS // BATCH):
         state, info = step(state, jnp.asarray(i))

@@ -40,7 +40,8 @@ class Architecture:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Architecture:
         """The inverse of `to_json`."""
-        return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return Architecture(**fields)
 
 
 def choose_network(shape: tuple[int, ...], network: str) -> str:
@@ -63,7 +64,9 @@ def choose_channels(shape: tuple[int, ...], network: str) -> tuple[int, ...]:
     return tuple(min(32 * 2**level, 128) for level in range(levels))
 
 
-def build(architecture: Architecture, key: PRNGKeyArray, *, scale: float | Float[Array, ""] = 1.0) -> LatentVariableModel:
+def build(
+    architecture: Architecture, key: PRNGKeyArray, *, scale: float | Float[Array, ""] = 1.0
+) -> LatentVariableModel:
     """A fresh model. `scale` is where a Gaussian decoder's learned scale starts, in the model's units."""
     encoder_key, head_key, decoder_key = jax.random.split(key, 3)
     a = architecture

@@ -42,8 +42,7 @@ class ConvFeatures(AbstractNetwork):
         sizes = (shape[2], *channels)
         keys = jax.random.split(key, len(channels))
         self.kernels = tuple(
-            _kernel(k, c, o, variance=2 / (16 * c))
-            for k, (c, o) in zip(keys, itertools.pairwise(sizes), strict=True)
+            _kernel(k, c, o, variance=2 / (16 * c)) for k, (c, o) in zip(keys, itertools.pairwise(sizes), strict=True)
         )
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in channels)
         height, width, colours = shape
@@ -98,9 +97,7 @@ class ConvImage(AbstractNetwork):
     ):
         _check(shape, channels)
         if in_size < 1:
-            raise ValueError(
-                f"`ConvImage` needs at least one input, got in_size={in_size}. Give it the latent size."
-            )
+            raise ValueError(f"`ConvImage` needs at least one input, got in_size={in_size}. Give it the latent size.")
         levels = len(channels)
         key, *keys = jax.random.split(key, levels + 1)
         sizes = tuple(itertools.pairwise((*channels, shape[2])))

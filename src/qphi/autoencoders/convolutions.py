@@ -31,9 +31,7 @@ def half(size: int) -> int:
     return (size + 1) // 2
 
 
-def strided_conv(
-    x: Float[Array, "c h w n"], kernel: Float[Array, "4 4 c o"]
-) -> Float[Array, "o h_half w_half n"]:
+def strided_conv(x: Float[Array, "c h w n"], kernel: Float[Array, "4 4 c o"]) -> Float[Array, "o h_half w_half n"]:
     """4x4 convolution (correlation) with stride 2 and padding 1, halving height and width.
 
     y[o, i, j] = sum_{a, b, c} kernel[a, b, c, o] x[c, 2i + a - 1, 2j + b - 1], with zeros outside the image.
@@ -129,8 +127,7 @@ def _adjoint(y: Float[Array, "o h w n"], kernel: Float[Array, "4 4 c o"]) -> Flo
     if 4 * c < o:
         taps = optimization_barrier(rows @ y.reshape(o, -1)).reshape(4, 4 * c, h, w, n)
         moved = [
-            jnp.pad(tap, ((0, 0), (s, 1 - s), (t, 1 - t), (0, 0)))
-            for (s, t), tap in zip(SHIFTS, taps, strict=True)
+            jnp.pad(tap, ((0, 0), (s, 1 - s), (t, 1 - t), (0, 0))) for (s, t), tap in zip(SHIFTS, taps, strict=True)
         ]
         phases = moved[0] + moved[1] + moved[2] + moved[3]
     else:

@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
 from qphi.autoencoders.model import LatentVariableModel
@@ -85,9 +86,7 @@ def _fold(key: PRNGKeyArray, words: UInt32[Array, " words"]) -> PRNGKeyArray:
 
 
 @eqx.filter_jit
-def _score_block(
-    model: LatentVariableModel, xs: Float[Array, "data ..."], particles: Int[Array, ""]
-) -> RowScores:
+def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], particles: Int[Array, ""]) -> RowScores:
     q, p = model.posterior(xs), model.observe(xs)
     closed = knows_kl(q, model.prior)
     keys = row_keys(xs)
@@ -139,7 +138,8 @@ def in_blocks(function, xs: np.ndarray, numbers: int = 1):
     for first in range(0, len(xs), rows):
         block = xs[first : first + rows]
         padded = np.concatenate([block, np.repeat(block[-1:], rows - len(block), axis=0)])
-        pieces.append(jax.tree.map(lambda a, n=len(block): np.asarray(a)[:n], function(padded)))
+        count = len(block)
+        pieces.append(jax.tree.map(lambda a, count=count: np.asarray(a)[:count], function(padded)))
     return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
 
@@ -178,7 +178,7 @@ def evaluate(
     )
 
 
-def _figure(values: Float[np.ndarray, " data"]) -> Figure:
+def _figure(values: ArrayLike) -> Figure:
     values = np.asarray(values, dtype=np.float64)
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Figure(float(np.mean(values)), float(error))

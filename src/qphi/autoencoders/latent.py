@@ -45,9 +45,7 @@ def decode_means(model: LatentVariableModel, z: np.ndarray, numbers: int = 1) ->
     return in_blocks(lambda block: _means(model, jnp.asarray(block)), z, numbers)
 
 
-def sample_data(
-    model: LatentVariableModel, count: int, seed: int, noise: bool, numbers: int = 1
-) -> np.ndarray:
+def sample_data(model: LatentVariableModel, count: int, seed: int, noise: bool, numbers: int = 1) -> np.ndarray:
     """`count` draws of x; the i-th is the same whatever `count` is."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0x5A)  # not a stream that training used
 

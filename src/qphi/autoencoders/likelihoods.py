@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, PRNGKeyArray
 
-
 __all__ = [
     "AbstractLikelihood",
     "Bernoulli",
@@ -58,9 +57,7 @@ class Gaussian(AbstractLikelihood):
     learned: bool = eqx.field(static=True)
     rate: float = eqx.field(static=True)
 
-    def __init__(
-        self, scale: float | None = None, *, start: float | Float[Array, ""] = 1.0, rate: float = 10.0
-    ):
+    def __init__(self, scale: float | None = None, *, start: float | Float[Array, ""] = 1.0, rate: float = 10.0):
         if scale is not None and not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"A Gaussian's scale must be positive and finite, got {scale}.")
         self.learned = scale is None
@@ -173,5 +170,3 @@ class FromDistribution(AbstractLikelihood):
 
     def sample(self, key: PRNGKeyArray, outputs: Array) -> Array:
         return jnp.asarray(self._law(outputs).sample(key))
-
-

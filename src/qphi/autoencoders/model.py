@@ -40,9 +40,7 @@ class LatentVariableModel(eqx.Module):
         self.prior = as_family(prior, frozen=True)
         self.encoder = encoder if isinstance(encoder, AbstractEncoder) else FunctionEncoder(encoder)
         self.decoder = decoder
-        self.likelihood = (
-            likelihood if isinstance(likelihood, AbstractLikelihood) else FromDistribution(likelihood)
-        )
+        self.likelihood = likelihood if isinstance(likelihood, AbstractLikelihood) else FromDistribution(likelihood)
 
     @property
     def latent_dim(self) -> int:
@@ -82,9 +80,7 @@ class Observed(FactoredDensity):
     def prior(self) -> AbstractFamily:
         return self.model.prior
 
-    def log_likelihood_many(
-        self, z: Float[Array, "particles data dim"]
-    ) -> Float[Array, "particles data"]:
+    def log_likelihood_many(self, z: Float[Array, "particles data dim"]) -> Float[Array, "particles data"]:
         particles, data, dim = z.shape
         outputs = self.model.decode(z.reshape(particles * data, dim))  # one large batch: fast matrix products
         outputs = jax.tree.map(lambda a: a.reshape(particles, data, *a.shape[1:]), outputs)

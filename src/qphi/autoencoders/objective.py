@@ -27,9 +27,7 @@ class AutoencodingObjective(AbstractObjective):
     beta: Float[Array, ""]
     warm_up: Int[Array, ""]
 
-    def score(
-        self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None
-    ) -> Scores:
+    def score(self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None) -> Scores:
         model: LatentVariableModel = trainable
         estimate = self.bound(model.posterior(batch), model.observe(batch), key)
         weight = self.beta * self._ramp(step)

@@ -85,7 +85,7 @@ def hold_out(size: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
     """
     if size < FEWEST_TO_SPLIT:
         return np.arange(size), np.arange(size)
-    count = min(int(round(size * HELD_OUT_FRACTION)), MOST_HELD_OUT)
+    count = min(round(size * HELD_OUT_FRACTION), MOST_HELD_OUT)
     if count > BLOCK:
         count -= count % BLOCK
     order = np.asarray(jax.random.permutation(key, size))
@@ -100,7 +100,7 @@ def plan(
     *,
     bound: AbstractBound | None = None,
     beta: float = 1.0,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     batch_size: int | None = None,
     warm_up_epochs: float = 0.0,
     patience: int = 8,

@@ -57,15 +57,19 @@ class ClosedFormEntropy(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
-        z = q.sample_many(key, self.particles)
-        log_joint, entropy = p.log_density_many(z), q.entropy()
+        z, entropy = q.sample_many(key, self.particles), q.entropy()
+        if isinstance(p, FactoredDensity):
+            log_likelihood, log_prior = p.log_likelihood_many(z), _log_prior(p, z)
+            log_joint = log_likelihood + log_prior
+            parts = {
+                "log_likelihood": jnp.mean(log_likelihood, axis=0),
+                "kl": -entropy - jnp.mean(log_prior, axis=0),
+            }
+        else:
+            log_joint = p.log_density_many(z)
+            parts = {"log_joint": jnp.mean(log_joint, axis=0), "entropy": entropy}
         elbo = jnp.mean(log_joint, axis=0) + entropy
-        return Estimate(
-            elbo,
-            elbo,
-            {"log_joint": jnp.mean(log_joint, axis=0), "entropy": entropy},
-            log_joint - q.log_prob_many(z),
-        )
+        return Estimate(elbo, elbo, parts, log_joint - q.log_prob_many(z))
 
 
 class ClosedFormKL(AbstractBound):
@@ -87,9 +91,7 @@ class ClosedFormKL(AbstractBound):
         log_likelihood, kl = p.log_likelihood_many(z), kl_to_prior(q, p.prior)
         elbo = jnp.mean(log_likelihood, axis=0) - kl
         log_weights = log_likelihood + _log_prior(p, z) - q.log_prob_many(z)
-        return Estimate(
-            elbo, elbo, {"log_likelihood": jnp.mean(log_likelihood, axis=0), "kl": kl}, log_weights
-        )
+        return Estimate(elbo, elbo, {"log_likelihood": jnp.mean(log_likelihood, axis=0), "kl": kl}, log_weights)
 
 
 class ELBO(AbstractBound):

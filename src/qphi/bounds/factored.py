@@ -22,9 +22,7 @@ class FactoredDensity(eqx.Module):
         """p(z)."""
 
     @abc.abstractmethod
-    def log_likelihood_many(
-        self, z: Float[Array, "particles *data dim"]
-    ) -> Float[Array, "particles *data"]:
+    def log_likelihood_many(self, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:
         """log p(x|z) of each draw, nats, summed over everything one datum consists of."""
 
     def log_density_many(self, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:

@@ -29,14 +29,12 @@ class Scores(eqx.Module):
 
 
 class AbstractObjective(eqx.Module):
-    """What is maximised over a trainable tree. Values are per item, so that step sizes do not depend on their number."""
+    """What is maximised over a trainable tree. Values are per item: step sizes do not depend on their number."""
 
-    part_names: eqx.AbstractClassVar[tuple[str, ...]]
+    part_names: ClassVar[tuple[str, ...]]  # keys of `Scores.parts`, the ELBO first
 
     @abc.abstractmethod
-    def score(
-        self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None
-    ) -> Scores:
+    def score(self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None) -> Scores:
         """The objective on a batch. `step` is given while training (it sets a warm-up), None when scoring."""
 
 
@@ -47,9 +45,7 @@ class PosteriorObjective(AbstractObjective):
     target: AbstractTarget
     bound: AbstractBound
 
-    def score(
-        self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None
-    ) -> Scores:
+    def score(self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None) -> Scores:
         estimate = self.bound(trainable, self.target, key)
         parts = {"elbo": jnp.mean(estimate.elbo), **{k: jnp.mean(v) for k, v in estimate.parts.items()}}
         return Scores(estimate.surrogate, estimate.log_weights, parts)

@@ -57,9 +57,7 @@ def fit(
     ],
     latent_dim: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="N", help="Size of the latent space z. \\[default: 16]", show_default=False
-        ),
+        typer.Option(min=1, metavar="N", help="Size of the latent space z. \\[default: 16]", show_default=False),
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
@@ -89,9 +87,7 @@ def fit(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            min=0, metavar="N", help="The same seed gives the same model. \\[default: 0]", show_default=False
-        ),
+        typer.Option(min=0, metavar="N", help="The same seed gives the same model. \\[default: 0]", show_default=False),
     ] = None,
     out: Annotated[
         Path | None,

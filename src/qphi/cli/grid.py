@@ -33,11 +33,7 @@ def write_images(
     shown = (rows if shown is None else shown)[:MOST_TILES]
     picture = check_writable(path.with_suffix(".png"))
     save_png(picture, image_grid(shown, columns, limits=vae.levels_))
-    say(
-        f"{len(shown)} of them as a picture in {picture}"
-        if len(shown) < len(rows)
-        else f"a picture in {picture}"
-    )
+    say(f"{len(shown)} of them as a picture in {picture}" if len(shown) < len(rows) else f"a picture in {picture}")
 
 
 def _are_pictures(vae: VAE, rows: np.ndarray) -> bool:

@@ -94,19 +94,13 @@ def read_latents(path: Path) -> np.ndarray:
     from qphi.data.arrays import read_arrays
 
     if not path.is_file():
-        raise InputError(
-            f"there is no file {path}. Give a .npy of shape (n, latent_dim) or the .npz of `qphi encode`."
-        )
+        raise InputError(f"there is no file {path}. Give a .npy of shape (n, latent_dim) or the .npz of `qphi encode`.")
     if path.suffix.lower() not in (".npy", ".npz"):
-        raise InputError(
-            f"latent vectors are read from .npy or .npz files, not {path}. Save them with np.save."
-        )
+        raise InputError(f"latent vectors are read from .npy or .npz files, not {path}. Save them with np.save.")
     z = read_arrays(path, prefer=("mean", "z", "Z"))
     z = z[None] if z.ndim == 1 else z
     if z.ndim != 2 or z.dtype.kind not in "buif" or z.size == 0:
-        raise InputError(
-            f"{path} holds {z.dtype} entries of shape {z.shape}; needed are numbers (n, latent_dim)."
-        )
+        raise InputError(f"{path} holds {z.dtype} entries of shape {z.shape}; needed are numbers (n, latent_dim).")
     return z
 
 

@@ -27,9 +27,7 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise InputError(f"{folder} is a file; the run needs a folder. Choose another with --out.")
     if resume:
         if not (folder / RECORD).is_file():
-            raise InputError(
-                f"there is no run to resume in {folder}. Leave --resume away, or name the run with --out."
-            )
+            raise InputError(f"there is no run to resume in {folder}. Leave --resume away, or name the run with --out.")
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(
             f"the folder {folder} exists and is not empty. Write elsewhere with --out, or go on with the run "
@@ -103,9 +101,7 @@ def run_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        kept = [
-            path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, "metrics.csv")
-        ]
+        kept = [path for path in folder.rglob("*") if path.is_file() and path.name not in (RECORD, "metrics.csv")]
         if was_empty and not kept:
             for path in list(folder.iterdir()):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -27,9 +27,7 @@ def check_run(folder: Path) -> Path:
     """`folder`, if it holds a model; asked before anything is read or computed."""
     if not folder.is_dir():
         known = RUNS / folder.name
-        hint = (
-            f"Did you mean {known}?" if (known / "model.json").is_file() else "`qphi fit SOURCE` makes one."
-        )
+        hint = f"Did you mean {known}?" if (known / "model.json").is_file() else "`qphi fit SOURCE` makes one."
         raise InputError(f"there is no run folder {folder}. {hint}")
     if (folder / "model.json").is_file():
         return folder
@@ -41,9 +39,7 @@ def check_run(folder: Path) -> Path:
 
 RunArgument = Annotated[
     Path,
-    typer.Argument(
-        metavar="RUN", help="The run folder that `qphi fit` left.", show_default=False, callback=check_run
-    ),
+    typer.Argument(metavar="RUN", help="The run folder that `qphi fit` left.", show_default=False, callback=check_run),
 ]
 DataArgument = Annotated[
     str,
@@ -86,13 +82,9 @@ class RunRecord:
                 f"{folder} is not a run folder: it has no {RECORD}. Give one that `qphi fit` left."
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Fit again into another folder with --out."
-            ) from error
+            raise InputError(f"{path} is damaged ({error}). Fit again into another folder with --out.") from error
         if record.format != FORMAT:
-            raise InputError(
-                f"{path} has format {record.format}; this qphi reads format {FORMAT}. Update qphi."
-            )
+            raise InputError(f"{path} has format {record.format}; this qphi reads format {FORMAT}. Update qphi.")
         return record
 
 

@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
     )(sample)
     app.command(
         help=help_text(reconstruct),
-        epilog=examples(
-            ("qphi reconstruct qphi-runs/digits digits -n 16", "16 rows and what the model makes of them")
-        ),
+        epilog=examples(("qphi reconstruct qphi-runs/digits digits -n 16", "16 rows and what the model makes of them")),
     )(reconstruct)
     app.command(
         help=help_text(evaluate),
@@ -41,9 +39,9 @@ def register(app: typer.Typer) -> None:
             ("qphi evaluate qphi-runs/digits digits --json", "for programs"),
         ),
     )(evaluate)
-    app.command(
-        help=help_text(report), epilog=examples(("qphi report qphi-runs/digits", "makes report.html again"))
-    )(report)
+    app.command(help=help_text(report), epilog=examples(("qphi report qphi-runs/digits", "makes report.html again")))(
+        report
+    )
 
 
 def sample(
@@ -63,9 +61,7 @@ def sample(
 def reconstruct(
     run: RunArgument,
     data: DataArgument,
-    count: Annotated[
-        int, typer.Option("-n", "--count", min=1, help="How many rows, from the first on.")
-    ] = 16,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows, from the first on.")] = 16,
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
     """Encode rows and decode them again. The picture has each row of data above its reconstructions."""

@@ -49,14 +49,10 @@ def read_npz(
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(
-                    f"{path} is not an .npz archive. If it is one array, rename it to end in .npy."
-                )
+                raise InputError(f"{path} is not an .npz archive. If it is one array, rename it to end in .npy.")
             chosen = _choose(path, list(archive.files), member, prefer)
             array = archive[chosen]
-            labels = next(
-                (archive[name] for name in LABEL_NAMES if name in archive.files and name != chosen), None
-            )
+            labels = next((archive[name] for name in LABEL_NAMES if name in archive.files and name != chosen), None)
     except InputError:
         raise
     except _DAMAGED as error:
@@ -71,14 +67,11 @@ def read_npz(
 def check_numeric(array: np.ndarray, given: str) -> np.ndarray:
     """`array` if it can be images (n, h, w[, c]) or vectors (n, d) of real numbers; otherwise an error."""
     if array.dtype.kind not in "buif":
-        raise InputError(
-            f"{given} holds {array.dtype} entries; real numbers are needed. Convert it to a number type."
-        )
+        raise InputError(f"{given} holds {array.dtype} entries; real numbers are needed. Convert it to a number type.")
     if array.ndim not in (2, 3, 4):
         hint = "For single numbers use x[:, None]." if array.ndim == 1 else "Reshape it."
         raise InputError(
-            f"{given} has shape {array.shape}; needed are images (n, h, w) or (n, h, w, c), or vectors "
-            f"(n, d). {hint}"
+            f"{given} has shape {array.shape}; needed are images (n, h, w) or (n, h, w, c), or vectors (n, d). {hint}"
         )
     if array.size == 0:
         raise InputError(f"{given} is empty (shape {array.shape}). Give at least one row with one entry.")

@@ -45,8 +45,7 @@ def frey() -> _Data:
         if path.is_file():
             return read_npz(path)
     raise InputError(
-        "Frey faces have no public loader: set QPHI_DATA to a folder with images/frey_faces.npz "
-        f"({_looked()})."
+        f"Frey faces have no public loader: set QPHI_DATA to a folder with images/frey_faces.npz ({_looked()})."
     )
 
 
@@ -80,12 +79,8 @@ def _mnist(part: str, openml_part: str) -> _Data:
 
 
 def _find_idx(part: str, kind: str, axes: int) -> Path | None:
-    stems = [
-        f"{prefix}{part}-{kind}{joint}idx{axes}-ubyte" for prefix in ("mnist_", "") for joint in ("-", ".")
-    ]
-    paths = [
-        d / (stem + packing) for d in _data_folders() for stem in stems for packing in ("", ".gz", ".xz")
-    ]
+    stems = [f"{prefix}{part}-{kind}{joint}idx{axes}-ubyte" for prefix in ("mnist_", "") for joint in ("-", ".")]
+    paths = [d / (stem + packing) for d in _data_folders() for stem in stems for packing in ("", ".gz", ".xz")]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -131,8 +126,6 @@ def _keep(path: Path, x: np.ndarray, labels: np.ndarray | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            np.savez_compressed(
-                temporary, x=x, labels=np.zeros(len(x), np.uint8) if labels is None else labels
-            )
+            np.savez_compressed(temporary, x=x, labels=np.zeros(len(x), np.uint8) if labels is None else labels)
     except OSError:
         pass  # a cache that cannot be written costs time, nothing else

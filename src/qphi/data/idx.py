@@ -41,9 +41,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         )
     axes, start = raw[3], 4 + 4 * raw[3]
     if len(raw) < start:
-        raise InputError(
-            f"{path} is cut off within its header of {start} bytes ({len(raw)} are there). Copy it again."
-        )
+        raise InputError(f"{path} is cut off within its header of {start} bytes ({len(raw)} are there). Copy it again.")
     shape = struct.unpack(f">{axes}I", raw[4:start])
     dtype = np.dtype(_TYPES[raw[2]])
     needed = math.prod(shape) * dtype.itemsize
@@ -61,12 +59,8 @@ def write_idx(path: str | Path, array: np.ndarray) -> None:
     path, big_endian = Path(path), array.astype(array.dtype.newbyteorder(">"))
     code = next((code for code, name in _TYPES.items() if np.dtype(name) == big_endian.dtype), None)
     if code is None:
-        raise InputError(
-            f"idx files hold 8-, 16-, 32-bit integers and floats, not {array.dtype}. Convert the array."
-        )
-    raw = (
-        bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + big_endian.tobytes()
-    )
+        raise InputError(f"idx files hold 8-, 16-, 32-bit integers and floats, not {array.dtype}. Convert the array.")
+    raw = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + big_endian.tobytes()
     pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix.lower(), bytes)
     path.write_bytes(pack(raw))
 

@@ -68,9 +68,7 @@ def _read(path: Path) -> np.ndarray:
             return np.asarray(_plain(ImageOps.exif_transpose(opened)))
     except _UNREADABLE as error:
         why = "it is not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        raise InputError(
-            f"cannot read the picture {path}: {why}. Repair it or take it out of the folder."
-        ) from error
+        raise InputError(f"cannot read the picture {path}: {why}. Repair it or take it out of the folder.") from error
 
 
 def _plain(picture: Image.Image) -> Image.Image | np.ndarray:

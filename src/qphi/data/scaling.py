@@ -85,7 +85,7 @@ class Scaling:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Scaling:
         """The inverse of `to_json`."""
-        pairs = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        pairs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return Scaling(**pairs)
 
 
@@ -100,9 +100,7 @@ def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
     if likelihood == "auto":
         likelihood = "bernoulli" if binary else "gaussian"
     if x.min() == x.max():
-        raise InputError(
-            f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read."
-        )
+        raise InputError(f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read.")
     _check_range(x, image, likelihood, levels, binary)
     if likelihood == "gaussian" and not image:
         offset, scale = _standardise(x)
@@ -125,9 +123,7 @@ def check_array(x: Any, name: str) -> np.ndarray:
     if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise InputError(f"{name} has dtype {x.dtype}; numbers are needed. Convert it with astype(float).")
     if np.iscomplexobj(x):
-        raise InputError(
-            f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns."
-        )
+        raise InputError(f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns.")
     if x.ndim not in (2, 3, 4):
         raise InputError(
             f"{name} has shape {x.shape}; vectors (n, d) or images (n, h, w) or (n, h, w, channels) are needed. "
@@ -144,14 +140,13 @@ def check_array(x: Any, name: str) -> np.ndarray:
         bad = np.argwhere(~np.isfinite(x))
         rows = len(np.unique(bad[:, 0]))
         raise InputError(
-            f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows (first at {tuple(bad[0].tolist())}). "
+            f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows "
+            f"(first at {tuple(bad[0].tolist())}). "
             "Remove those rows or fill the gaps."
         )
     largest = max(abs(float(x.min())), abs(float(x.max())))
     if largest > LARGEST:
-        raise InputError(
-            f"{name} has values up to {largest:g}, too large for single precision. Rescale them."
-        )
+        raise InputError(f"{name} has values up to {largest:g}, too large for single precision. Rescale them.")
     return np.ascontiguousarray(x)  # means differ in the last bit with the layout
 
 
@@ -165,9 +160,7 @@ def _levels(x: np.ndarray) -> tuple[float, float]:
     return min(low, 0.0), high
 
 
-def _check_range(
-    x: np.ndarray, image: bool, likelihood: str, levels: tuple[float, float], binary: bool
-) -> None:
+def _check_range(x: np.ndarray, image: bool, likelihood: str, levels: tuple[float, float], binary: bool) -> None:
     range_words = f"X ranges from {x.min():g} to {x.max():g}"
     if likelihood == "bernoulli" and not binary:
         other = "continuous-bernoulli' or 'gaussian" if image else "gaussian"
@@ -187,9 +180,7 @@ def _standardise(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # Relative to its size a constant column still has rounding noise.
     constant = np.flatnonzero(scale <= 1e-10 * np.maximum(1e-30, np.abs(mean)))
     if len(x) < 2:
-        raise InputError(
-            "X has 1 row (n_samples = 1): a density of vectors needs at least 2. Give more rows."
-        )
+        raise InputError("X has 1 row (n_samples = 1): a density of vectors needs at least 2. Give more rows.")
     if len(constant):
         columns = ", ".join(map(str, constant[:8])) + (", ..." if len(constant) > 8 else "")
         raise InputError(

@@ -87,9 +87,7 @@ def _load_file(path: Path, member: str | None) -> Dataset:
     return Dataset(*_named((check_numeric(x, given), labels), name))
 
 
-def _named(
-    data: tuple[np.ndarray, np.ndarray | None], name: str
-) -> tuple[np.ndarray, str, np.ndarray | None]:
+def _named(data: tuple[np.ndarray, np.ndarray | None], name: str) -> tuple[np.ndarray, str, np.ndarray | None]:
     x, labels = data
     return x, re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data", labels
 
@@ -113,9 +111,7 @@ def _labels_beside(path: Path) -> np.ndarray | None:
 
 def _refuse_run_folder(path: Path) -> None:
     if (path / "run.json").is_file() or (path / "model.json").is_file():
-        raise InputError(
-            f"{path} is a run folder, not data. Give {_FORMATS}; the run folder comes before the data."
-        )
+        raise InputError(f"{path} is a run folder, not data. Give {_FORMATS}; the run folder comes before the data.")
 
 
 def _unknown(text: str, path: Path) -> str:

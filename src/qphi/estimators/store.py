@@ -67,7 +67,9 @@ def read_model(folder: Path, cls: type[VAE]) -> VAE:
     """The inverse of `write_model`, without running anything from the file."""
     values = read_json(folder / "model.json")
     try:
-        parameters = {name: tuple(v) if name == "hidden" else v for name, v in values["parameters"].items()}
+        parameters: dict[str, Any] = {
+            name: tuple(v) if name == "hidden" else v for name, v in values["parameters"].items()
+        }
         vae = cls(random_state=values["seed"], **parameters)
         vae.architecture_ = Architecture.from_json(values["architecture"])
         vae.scaling_ = Scaling.from_json(values["scaling"])
@@ -173,9 +175,7 @@ def write_metrics(folder: Path, history: dict[str, list[float]]) -> None:
         writer.writerows(zip(*history.values(), strict=True))
 
 
-def per_datum(
-    history: dict[str, list[float]], log_jacobian: float, steps_per_epoch: int
-) -> dict[str, list[float]]:
+def per_datum(history: dict[str, list[float]], log_jacobian: float, steps_per_epoch: int) -> dict[str, list[float]]:
     """A loop's history in the units of the data, under the names that users see; all nats per datum."""
 
     def shifted(name: str) -> list[float]:

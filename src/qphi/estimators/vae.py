@@ -20,15 +20,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.build import Architecture, build, choose_channels, choose_network
-from qphi.autoencoders.evaluation import Evaluation, evaluate, in_blocks, score_rows
+from qphi.autoencoders.evaluation import Evaluation, evaluate, score_rows
 from qphi.autoencoders.latent import decode_means, interpolate_between, posterior_moments, sample_data
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import Training, hold_out, plan
-from qphi.data.scaling import Scaling, fit_scaling
+from qphi.data.scaling import fit_scaling
 from qphi.errors import InputError
 from qphi.estimators import store
 from qphi.loop import Progress, Result
-from qphi.status import Status
 
 __all__ = ["VAE"]
 
@@ -195,7 +194,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         split_key, model_key, run_key = _keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
         model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
-        # Slices of 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; larger images fewer.
+        # 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; slice larger ones finer.
         conv = self.architecture_.network == "conv"
         slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None
         return plan(model, x[train], x[held_out], run_key, beta=float(self.beta), slice_size=slice_size)
@@ -240,9 +239,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise InputError("Z has values that are NaN or infinity. Remove those rows.")
         return self.scaling_.restore(decode_means(model, z, self.scaling_.size))
 
-    def sample(
-        self, n_samples: int = 1, *, noise: bool | None = None, random_state: int | None = None
-    ) -> np.ndarray:
+    def sample(self, n_samples: int = 1, *, noise: bool | None = None, random_state: int | None = None) -> np.ndarray:
         """New data: z from the prior, x from p(x|z), in the shape and units of the data.
 
         noise: whether to draw x from p(x|z) or to give its mean. None draws for vectors, whose noise is part of their

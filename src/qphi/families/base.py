@@ -82,9 +82,7 @@ class Batch(eqx.Module):
     @property
     def member(self) -> AbstractFamily:
         """One datum's q, its arrays as shapes only: to ask what the family knows, not to compute with."""
-        return jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) if eqx.is_array(a) else a, self.family
-        )
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) if eqx.is_array(a) else a, self.family)
 
     @property
     def has_entropy(self) -> bool:

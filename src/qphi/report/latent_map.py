@@ -60,9 +60,7 @@ def map_limits(means: NDArray, scales: NDArray) -> float:
     return float(max(1.1 * RINGS[-1], 1.05 * np.quantile(reach, 0.998)))
 
 
-def latent_map(
-    means: NDArray, scales: NDArray, axes: tuple[int, ...], labels: NDArray | None = None
-) -> Figure:
+def latent_map(means: NDArray, scales: NDArray, axes: tuple[int, ...], labels: NDArray | None = None) -> Figure:
     """The map of two latent axes, or of the only one there is.
 
     `means` and `scales` are (n, latent_dim); at most a thousand balls are drawn, the same ones every time,
@@ -95,9 +93,7 @@ def _plane(means: NDArray, scales: NDArray, axes: tuple[int, ...], labels: NDArr
 def _draw_rings(plot: Axes) -> None:
     """The prior's contours, named at the top."""
     for ring in RINGS:
-        plot.add_patch(
-            Circle((0, 0), ring, fill=False, edgecolor=theme.INK, lw=0.8, ls=(0, (4, 3)), zorder=3)
-        )
+        plot.add_patch(Circle((0, 0), ring, fill=False, edgecolor=theme.INK, lw=0.8, ls=(0, (4, 3)), zorder=3))
         name = f"prior, {ring:g} sd" if ring == RINGS[-1] else f"{ring:g} sd"
         _write(plot, 0.0, ring, name, theme.INK)
 

@@ -32,9 +32,7 @@ LEFT_OUT = "figures and pictures that need them are left out"
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:/|[A-Za-z]:\\)[^\s:,;'\"]+")
 
 
-def write_report(
-    run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labels: ArrayLike | None = None
-) -> Path:
+def write_report(run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labels: ArrayLike | None = None) -> Path:
     """Write `report.html` into `run_dir` and return its path.
 
     Without `x` the data are those the run was made from, where `run.json` says so and they can be read again;
@@ -128,9 +126,7 @@ def _data(
         return rows, None, ""
     row_labels = np.asarray(labels)
     if row_labels.shape != rows.shape[:1]:
-        raise InputError(
-            f"labels need one entry for each of the {len(rows)} rows of x; got shape {row_labels.shape}."
-        )
+        raise InputError(f"labels need one entry for each of the {len(rows)} rows of x; got shape {row_labels.shape}.")
     return rows, row_labels, ""
 
 
@@ -142,9 +138,7 @@ def _read_run(run_dir: Path) -> dict[str, Any]:
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(
-            f"{path} is damaged: {error}. Restore it, or delete it to report without it."
-        ) from error
+        raise InputError(f"{path} is damaged: {error}. Restore it, or delete it to report without it.") from error
     return run if isinstance(run, dict) else {}
 
 
@@ -184,6 +178,4 @@ def _public(value: Any) -> str:
 
 def _versions() -> str:
     """The packages whose versions decide the numbers."""
-    return ", ".join(
-        [f"qphi {qphi.__version__}", *(f"{name} {metadata.version(name)}" for name in ("jax", "numpy"))]
-    )
+    return ", ".join([f"qphi {qphi.__version__}", *(f"{name} {metadata.version(name)}" for name in ("jax", "numpy"))])

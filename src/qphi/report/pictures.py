@@ -87,9 +87,7 @@ def save_png(path: str | PathLike[str], array: NDArray[np.uint8]) -> Path:
 def png_bytes(array: NDArray[np.uint8]) -> bytes:
     """Pixels (H, W) or (H, W, 3), uint8, as the bytes of a PNG."""
     if array.dtype != np.uint8:
-        raise TypeError(
-            f"a PNG needs uint8 pixels, got {array.dtype}; `to_pixels` or `image_grid` makes them."
-        )
+        raise TypeError(f"a PNG needs uint8 pixels, got {array.dtype}; `to_pixels` or `image_grid` makes them.")
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -101,9 +99,7 @@ def shrunk(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if longer <= side:
         return pixels
     height, width = (max(1, round(length * side / longer)) for length in pixels.shape[1:3])
-    return np.stack(
-        [np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BOX)) for i in pixels]
-    )
+    return np.stack([np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BOX)) for i in pixels])
 
 
 def _enlarged(pixels: NDArray[np.uint8], tile: int) -> NDArray[np.uint8]:

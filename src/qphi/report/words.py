@@ -90,9 +90,7 @@ def _evaluated(e: Any, fair: bool, dimensions: int) -> list[tuple[str, str, str]
         ("log p(x)", _figure(e.log_evidence), f"nats, importance weighted, {e.particles:,} draws"),
     ]
     if e.bits_per_dimension is not None:
-        facts.append(
-            ("Bits per dimension", number(e.bits_per_dimension, 3), f"over {dimensions:,} dimensions")
-        )
+        facts.append(("Bits per dimension", number(e.bits_per_dimension, 3), f"over {dimensions:,} dimensions"))
     return [*facts, ("Active units", f"{e.active_units} of {e.latent_dim}", "latent units in use")]
 
 

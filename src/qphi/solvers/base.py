@@ -76,7 +76,12 @@ class Problem(eqx.Module):
 
     @staticmethod
     def of(
-        model: PyTree, objective: AbstractObjective, scoring: AbstractObjective, train: Any, held_out: Any, block: int = 256
+        model: PyTree,
+        objective: AbstractObjective,
+        scoring: AbstractObjective,
+        train: Any,
+        held_out: Any,
+        block: int = 256,
     ) -> tuple[Problem, Float[Array, " parameters"]]:
         """A problem and its starting vector: every inexact array of the model is trained."""
         trained, fixed = eqx.partition(model, eqx.is_inexact_array)
@@ -104,9 +109,7 @@ class AbstractSolver(eqx.Module):
         """The state before the first step: arrays only."""
 
     @abc.abstractmethod
-    def step(
-        self, problem: Problem, state: PyTree, step: Int[Array, ""], key: PRNGKeyArray
-    ) -> tuple[PyTree, StepInfo]:
+    def step(self, problem: Problem, state: PyTree, step: Int[Array, ""], key: PRNGKeyArray) -> tuple[PyTree, StepInfo]:
         """The next state. With a fault the state comes back unchanged. `key` is the run's; fold `step` into it."""
 
     @abc.abstractmethod
@@ -115,7 +118,7 @@ class AbstractSolver(eqx.Module):
 
     @abc.abstractmethod
     def refine(self, state: PyTree, answer: Float[Array, " parameters"]) -> tuple[PyTree, Bool[Array, ""]]:
-        """At a plateau: a state that looks closer (smaller steps, from the best answer), and whether that is used up."""
+        """At a plateau: a state that looks closer (smaller steps, from the best answer), and if that is used up."""
 
     @abc.abstractmethod
     def pace(self, state: PyTree) -> Float[Array, ""]:

@@ -33,9 +33,7 @@ def example_values(example: object) -> dict[str, Array]:
 def _example_value(name: str, value: Any) -> Array:
     array = value if isinstance(value, jax.Array) else _as_numpy(value)
     if array is None or array.dtype.kind not in "biufc":
-        raise TypeError(
-            f"example[{name!r}] is a {type(value).__name__}; a number or an array of numbers is needed."
-        )
+        raise TypeError(f"example[{name!r}] is a {type(value).__name__}; a number or an array of numbers is needed.")
     if array.size == 0 or array.dtype.kind not in "iuf":
         raise InputError(
             f"example[{name!r}] has shape {array.shape} and dtype {array.dtype}; a real array that is not"
@@ -71,11 +69,7 @@ def checked_supports(supports: Mapping[str, Any], values: Mapping[str, Array]) -
 
 
 def _check_support(name: str, support: Constraint, value: Array) -> None:
-    if (
-        constraints.is_dependent(support)
-        or support.is_discrete
-        or isinstance(support, type(constraints.complex))
-    ):
+    if constraints.is_dependent(support) or support.is_discrete or isinstance(support, type(constraints.complex)):
         raise InputError(
             f"supports[{name!r}] is {describe(support)}; a continuous real support is needed. Sum discrete "
             "values out inside log_density (logsumexp over their states)."
@@ -107,9 +101,7 @@ def unconstrained(values: dict[str, Array], supports: dict[str, Constraint]) -> 
 
 
 @eqx.filter_jit
-def _invert(
-    values: dict[str, Array], supports: dict[str, Constraint]
-) -> tuple[dict[str, Array], dict[str, Array]]:
+def _invert(values: dict[str, Array], supports: dict[str, Constraint]) -> tuple[dict[str, Array], dict[str, Array]]:
     blocks, inside = {}, {}
     for name, value in values.items():
         support: Any = supports.get(name, constraints.real)

@@ -63,9 +63,7 @@ class NumPyroTarget(AbstractTarget):
     dim: int = eqx.field(static=True)
     reported: tuple[tuple[str, tuple[int, ...]], ...] = eqx.field(static=True)
 
-    def __init__(
-        self, model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ):
+    def __init__(self, model: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None):
         if not callable(model):
             raise TypeError(f"model is a {type(model).__name__}; a function of NumPyro statements is needed.")
         self.model = model
@@ -157,9 +155,7 @@ def _site_log_prob(site: dict[str, Any]) -> Array:
     return jnp.sum(log_prob if site["scale"] is None else site["scale"] * log_prob)
 
 
-def _run(
-    model: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], place: Callable[..., Any]
-) -> Trace:
+def _run(model: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], place: Callable[..., Any]) -> Trace:
     seeded = handlers.seed(model, jax.random.key(0))
     return handlers.trace(handlers.substitute(seeded, substitute_fn=place)).get_trace(*args, **kwargs)
 

@@ -69,8 +69,7 @@ class LogDensity(AbstractTarget):
     ):
         if not callable(log_density):
             raise TypeError(
-                f"log_density is a {type(log_density).__name__}; a function log_density(values, *args) is"
-                " needed."
+                f"log_density is a {type(log_density).__name__}; a function log_density(values, *args) is needed."
             )
         if not isinstance(args, tuple):
             raise TypeError(f"args is a {type(args).__name__}; a tuple is needed: args=(data,).")
@@ -164,9 +163,7 @@ def _check_output(function: Callable[..., Any], values: Mapping[str, Array], arg
             f" and {len(args)} further argument(s). Make log_density(values, *args) run on the example."
         ) from error
     if getattr(output, "shape", None) != ():
-        given = (
-            f"an array of shape {output.shape}" if hasattr(output, "shape") else f"a {type(output).__name__}"
-        )
+        given = f"an array of shape {output.shape}" if hasattr(output, "shape") else f"a {type(output).__name__}"
         raise InputError(f"log_density answers {given}; one number is needed. Sum over data and components.")
     if output.dtype.kind == "c":
         raise InputError("log_density answers a complex number; a real one is needed. Take its real part.")

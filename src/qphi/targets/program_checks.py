@@ -64,9 +64,7 @@ def _check_latent(name: str, site: dict[str, Any], trace: Trace) -> None:
             " numpyro.factor."
         )
     if _law_name(law) == Delta.__name__:
-        raise InputError(
-            f"Latent site {name!r} is a Delta, which has no density. Use numpyro.deterministic instead."
-        )
+        raise InputError(f"Latent site {name!r} is a Delta, which has no density. Use numpyro.deterministic instead.")
     whole = name.removesuffix("_unobserved")
     if whole != name and f"{whole}_observed" in trace and whole in trace:
         raise InputError(

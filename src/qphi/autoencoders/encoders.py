@@ -41,8 +41,8 @@ class GaussianEncoder(AbstractEncoder):
     """The VAE's encoder: features of x, then a mean branch and a scale branch.
 
     q_phi(z|x) = N(mu(x), diag(sigma(x)^2)), Kingma & Welling (2014), eq. 9. The log scale passes a soft clip to
-    (-8, 3): it is the identity to three digits where posteriors live, and keeps an early step from overflowing exp.
-    The scale branch starts at zero weights, sigma = 1: the prior's own scale.
+    (-12, 8): the identity to three digits between -5 and 1, and it keeps an early step from overflowing exp.
+    The scale branch starts at zero weights, sigma = 1 (to 3e-4): the prior's own scale.
     """
 
     features: AbstractNetwork
@@ -62,7 +62,7 @@ class GaussianEncoder(AbstractEncoder):
         return Batch(jax.vmap(self._from_features)(apply_many(self.features, xs)))
 
     def _from_features(self, h: Float[Array, " features"]) -> DiagonalGaussian:
-        return DiagonalGaussian(self.mean(h), soft_clip(self.log_scale(h), -8.0, 3.0))
+        return DiagonalGaussian(self.mean(h), soft_clip(self.log_scale(h), -12.0, 8.0))
 
 
 def soft_clip(value: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:

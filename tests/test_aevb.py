@@ -6,6 +6,7 @@ Stochastic tests compare at 4 standard errors on 3 seeds: 1 comparison in 16,000
 
 from __future__ import annotations
 
+import functools
 import math
 
 import equinox as eqx
@@ -25,6 +26,7 @@ from qphi.solvers import Problem
 
 SEEDS = (0, 1, 2)
 KEYS = 2000
+QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 XS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)) * 1.5, float)
 MODEL = linear_vae(3, 2, jax.random.key(0))
 BOUNDS = [MonteCarlo(2), StickingTheLanding(2), ClosedFormEntropy(2), ClosedFormKL(2)]
@@ -47,8 +49,9 @@ def assert_mean(values, expected, *, rounding=2e-5):
     np.testing.assert_array_less(np.abs(values.mean(axis=0) - np.asarray(expected)), 4 * error + rounding)
 
 
-def scores(bound, keys, rows=None):
-    """ELBO of the batch (or of `rows` rows of it, chosen by the key) and its gradient, one for each key."""
+@functools.cache
+def scores(bound, rows=None):
+    """Compiled: ELBO of the batch (or of `rows` rows of it, chosen by the key) and its gradient, for many keys."""
     vector, whole = trained(MODEL)
 
     def value(vector, key):
@@ -56,12 +59,14 @@ def scores(bound, keys, rows=None):
         xs = XS if rows is None else jax.random.permutation(row_key, XS)[:rows]
         return objective(bound).score(whole(vector), xs, draw_key).surrogate
 
-    return jax.jit(jax.vmap(jax.value_and_grad(value), (None, 0)))(vector, keys)
+    over_keys = jax.jit(jax.vmap(jax.value_and_grad(value), (None, 0)), compiler_options=QUICK)
+    return lambda seed: over_keys(vector, jax.random.split(jax.random.key(seed), KEYS))
 
 
+@functools.cache
 def exact_gradient():
     vector, whole = trained(MODEL)
-    return jax.grad(lambda v: jnp.mean(linear_vae_elbo(whole(v), XS)))(vector)
+    return jax.jit(jax.grad(lambda v: jnp.mean(linear_vae_elbo(whole(v), XS))))(vector)
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda b: type(b).__name__)
@@ -70,23 +75,22 @@ def test_gradients_for_theta_and_phi_are_unbiased(bound):
     elbo, gradient = jnp.mean(linear_vae_elbo(MODEL, XS)), exact_gradient()
     assert np.abs(gradient).min() > 1e-3  # every number of theta and phi has something to find
     for seed in SEEDS:
-        values, gradients = scores(bound, jax.random.split(jax.random.key(seed), KEYS))
+        values, gradients = scores(bound)(seed)
         assert_mean(values, elbo)
         assert_mean(gradients, gradient)
 
 
 def test_minibatch_gradient_is_unbiased_for_the_full_data():
     for seed in SEEDS:
-        _, gradients = scores(ClosedFormKL(), jax.random.split(jax.random.key(10 + seed), KEYS), rows=2)
+        _, gradients = scores(ClosedFormKL(), rows=2)(seed)
         assert_mean(gradients, exact_gradient())
 
 
 def test_items_are_each_datums_elbo():
     """Per-datum values, whatever stands beside a datum: nothing is divided by anything but the number of data."""
+    items = jax.jit(jax.vmap(lambda key: objective(ELBO()).score(MODEL, XS, key).items))
     for seed in SEEDS:
-        keys = jax.random.split(jax.random.key(seed), KEYS)
-        items = jax.jit(jax.vmap(lambda k: objective(ELBO()).score(MODEL, XS, k).items))(keys)
-        assert_mean(items, linear_vae_elbo(MODEL, XS))
+        assert_mean(items(jax.random.split(jax.random.key(seed), KEYS)), linear_vae_elbo(MODEL, XS))
 
 
 # ------------------------------------------------------------------ the textbook loss

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.solvers.base import AbstractSolver, Problem, StepInfo, blame_order
 
@@ -64,9 +64,9 @@ class StochasticGradient(AbstractSolver):
         draw_key = jax.random.fold_in(jax.random.fold_in(key, _GRADIENT), step)
 
         parts, gradient = self._gradient(problem, state.trained, batch, draw_key, step)
-        fault = _fault(parts, gradient)
-        clip = optax.clip_by_global_norm(self.clip_norm)
-        clipped, _ = clip.update(gradient, clip.init(gradient))
+        norm = jnp.linalg.norm(gradient)
+        fault = _fault(parts, gradient, norm)
+        clipped = gradient * jnp.minimum(1.0, self.clip_norm / norm)
         direction, adam = optax.scale_by_adam().update(clipped, state.adam)
         direction = cast(Array, direction)
         # A linear ramp: Adam's first steps have full size whatever the gradient is worth.
@@ -93,13 +93,16 @@ class StochasticGradient(AbstractSolver):
     ) -> tuple[dict[str, Float[Array, ""]], Float[Array, " parameters"]]:
         """The objective's parts and the descent direction's gradient, averaged over the slices of a batch."""
 
-        def loss(trained: Float[Array, " parameters"], rows: Float[Array, "rows ..."] | None, key: PRNGKeyArray):
-            scores = problem.objective.score(problem.whole(trained), rows, key, step)
+        # With respect to the tree, packed afterwards: the derivative of unpacking would add a padded vector per array.
+        arrays = problem.layout.unpack(trained)
+
+        def loss(arrays: PyTree, rows: Float[Array, "rows ..."] | None, key: PRNGKeyArray):
+            scores = problem.objective.score(eqx.combine(arrays, problem.fixed), rows, key, step)
             return -scores.surrogate, scores.parts
 
         def of(rows: Float[Array, "rows ..."] | None, key: PRNGKeyArray):
-            (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(trained, rows, key)
-            return parts, gradient
+            (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(arrays, rows, key)
+            return parts, problem.layout.pack(gradient)
 
         if (
             batch is None
@@ -158,9 +161,14 @@ def _epoch_key(key: PRNGKeyArray, epoch: Int[Array, ""]) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.fold_in(key, _ORDER), epoch)
 
 
-def _fault(parts: dict[str, Float[Array, ""]], gradient: Float[Array, " parameters"]) -> Int[Array, ""]:
-    """The number that `StepInfo.fault` describes."""
-    values = jnp.stack([parts[name].astype(gradient.dtype) for name in blame_order(parts)])
-    bad_part, bad_number = ~jnp.isfinite(values), ~jnp.isfinite(gradient)
-    in_gradient = jnp.where(jnp.any(bad_number), 1 + len(parts) + jnp.argmax(bad_number), 0)
+def _fault(
+    parts: dict[str, Float[Array, ""]], gradient: Float[Array, " parameters"], norm: Float[Array, ""]
+) -> Int[Array, ""]:
+    """The number that `StepInfo.fault` describes. A gradient whose norm overflows counts as not finite."""
+    bad_part = ~jnp.isfinite(jnp.stack([parts[name].astype(gradient.dtype) for name in blame_order(parts)]))
+    in_gradient = jax.lax.cond(
+        jnp.isfinite(norm),
+        lambda: jnp.zeros((), int),
+        lambda: (1 + len(parts) + jnp.argmax(~jnp.isfinite(gradient))).astype(int),
+    )
     return jnp.where(jnp.any(bad_part), 1 + jnp.argmax(bad_part), in_gradient)

@@ -114,7 +114,7 @@ def textbook_loss(model, xs, key, beta=1.0):
     return jnp.mean(misfit + beta * jax.vmap(lambda member: kl_divergence(member, StandardNormal(2)))(q.family))
 
 
-@pytest.mark.parametrize("scale", [math.sqrt(0.5), 0.3, 2.0])
+@pytest.mark.parametrize("scale", [math.sqrt(0.5), 2.0])
 def test_squared_error_and_kl_is_a_gaussian_decoder(scale):
     """2 s^2 (-ELBO) = |x - xhat|^2 + 2 s^2 KL + D s^2 log(2 pi s^2): at s^2 = 1/2, the textbook loss + D/2 log pi."""
     xs, beta, key = (
@@ -124,7 +124,7 @@ def test_squared_error_and_kl_is_a_gaussian_decoder(scale):
     )
     vector, whole = trained(small_vae(scale))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def both(vector):
         loss = jax.value_and_grad(lambda v: textbook_loss(whole(v), xs, key, beta))(vector)
         ours = jax.value_and_grad(lambda v: -objective(ELBO()).score(whole(v), xs, key).surrogate)(vector)
@@ -152,7 +152,8 @@ def test_closed_form_kl_where_there_is_one_and_monte_carlo_otherwise():
     keys = jax.random.split(jax.random.key(0), KEYS)
 
     def kl(bound):
-        return jax.jit(jax.vmap(lambda key: objective(bound).score(gaussian, xs, key).parts["kl"]))(keys)
+        of_key = jax.vmap(lambda key: objective(bound).score(gaussian, xs, key).parts["kl"])
+        return jax.jit(of_key, compiler_options=QUICK)(keys)
 
     closed, drawn = kl(ELBO()), kl(MonteCarlo())
     assert float(jnp.ptp(closed)) == pytest.approx(0, abs=1e-5)

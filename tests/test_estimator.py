@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.utils.estimator_checks import check_estimator
 
 import qphi
 from qphi import VAE, InputError, Status
@@ -170,7 +171,7 @@ def test_parameters_that_cannot_be(parameters, words):
 @pytest.mark.parametrize(
     ("use", "words"),
     [
-        (lambda m: m.transform(vectors()[:, :2]), r"fitted to \(3,\)"),
+        (lambda m: m.transform(vectors()[:, :2]), "2 features, but VAE is expecting 3"),
         (lambda m: m.inverse_transform(np.zeros((2, 3))), r"\(n, 2\)"),
         (lambda m: m.inverse_transform(np.zeros(2)), r"\(n, 2\)"),
         (lambda m: m.inverse_transform([[np.nan, 0]]), "NaN"),
@@ -192,3 +193,11 @@ def test_what_a_fit_says_of_itself(fitted):
     assert fitted.n_iter_ == fitted.history_["step"][-1]
     assert 0 <= fitted.best_epoch_ <= fitted.history_["epoch"][-1]
     assert qphi.VAE is VAE
+
+
+@pytest.mark.slow
+def test_all_of_scikit_learns_own_checks_pass(wrong_types):
+    results = check_estimator(vae(hidden=(8,), max_epochs=1), on_fail=None, on_skip=None)
+    failed = {r["check_name"]: str(r["exception"])[:200] for r in results if r["status"] == "failed"}
+    assert not failed
+    assert len(results) > 40

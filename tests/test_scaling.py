@@ -136,7 +136,8 @@ def refused_new(scaling: Scaling, x, *words: str) -> None:
 
 
 def test_new_data_of_another_shape(of_vectors):
-    refused_new(of_vectors, np.zeros((5, 4)), "(4,)", "fitted to (3,)", "(n, 3)")
+    refused_new(of_vectors, np.zeros((5, 4)), "4 features", "expecting 3 features", "(n, 3)")
+    refused_new(of_vectors, np.zeros((5, 4, 4)), "(4, 4)", "fitted to (3,)", "(n, 3)")
     refused_new(of_vectors, np.zeros(3), "(3,)", "x[None]")
     refused_new(fit_scaling(pictures()), np.zeros((5, 8, 9)), "(8, 9)", "(8, 8)", "(n, 8, 8)")
 

@@ -52,6 +52,11 @@ class Scaling:
     def prepare(self, x: Any, name: str = "X") -> np.ndarray:
         """Checked float32 rows for the model, (n, *model_shape). Raises InputError."""
         x = check_array(x, name)
+        if x.shape[1:] != self.shape and x.ndim == 2 and not self.image:
+            raise InputError(
+                f"{name} has {x.shape[1]} features, but VAE is expecting {self.size} features as input. "
+                f"Give an array of shape (n, {self.size}), the columns of the fit."
+            )
         if x.shape[1:] != self.shape:
             raise InputError(
                 f"{name} has rows of shape {x.shape[1:]}, but the model was fitted to {self.shape}. "
@@ -119,8 +124,12 @@ def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
 
 def check_array(x: Any, name: str) -> np.ndarray:
     """A finite, real, non-empty array of vectors (n, d) or images (n, h, w[, c]); InputError says what is wrong."""
+    if hasattr(x, "toarray"):
+        raise InputError(f"{name} is a sparse {type(x).__name__}, which is not supported yet. Give {name}.toarray().")
     x = np.asarray(x)
-    if x.dtype == object or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
+    if x.dtype == object:
+        x = _numbers(x, name)
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):
         raise InputError(f"{name} has dtype {x.dtype}; numbers are needed. Convert it with astype(float).")
     if np.iscomplexobj(x):
         raise InputError(f"{name} is complex; Complex data not supported. Give real and imaginary parts as columns.")
@@ -130,7 +139,10 @@ def check_array(x: Any, name: str) -> np.ndarray:
             "Reshape your data: one row per datum (a single datum is x[None])."
         )
     if x.size == 0:
-        raise InputError(f"{name} has shape {x.shape}: it is empty. Give at least one row and one column.")
+        none = (
+            f"0 feature(s) (shape={x.shape}) while a minimum of 1 is required" if x.shape[1:] == (0,) else "it is empty"
+        )
+        raise InputError(f"{name} has shape {x.shape}: {none}. Give at least one row and one column.")
     if x.ndim == 4 and x.shape[-1] > 4:
         raise InputError(
             f"{name} has shape {x.shape}: channels come last, and {x.shape[-1]} is too many for an image. "
@@ -148,6 +160,16 @@ def check_array(x: Any, name: str) -> np.ndarray:
     if largest > LARGEST:
         raise InputError(f"{name} has values up to {largest:g}, too large for single precision. Rescale them.")
     return np.ascontiguousarray(x)  # means differ in the last bit with the layout
+
+
+def _numbers(x: np.ndarray, name: str) -> np.ndarray:
+    """An array of Python objects as float64; it comes from tables of mixed columns. None becomes NaN."""
+    try:
+        return x.astype(np.float64)
+    except ValueError as error:
+        raise InputError(f"{name} has dtype object; numbers are needed: {error}. Encode or drop the text.") from None
+    except TypeError as error:  # as scikit-learn does: a wrong type, not a wrong value
+        raise TypeError(f"{name} has dtype object; numbers are needed: {error}.") from None
 
 
 def _levels(x: np.ndarray) -> tuple[float, float]:

@@ -197,6 +197,7 @@ def per_datum(history: dict[str, list[float]], log_jacobian: float, steps_per_ep
 def fingerprint(x: Any) -> str:
     """A hash of an array's shape, type and bytes: to tell that a run goes on with the data it was started with."""
     x = np.ascontiguousarray(x)
+    x = x.astype(np.float64) if x.dtype == object else x  # the bytes of objects are addresses
     return hashlib.sha256(f"{x.shape}{x.dtype}".encode() + x.tobytes()).hexdigest()
 
 

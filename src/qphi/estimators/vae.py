@@ -333,6 +333,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]  # the precision of the model
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
         return tags

@@ -85,6 +85,7 @@ class Problem(eqx.Module):
     ) -> tuple[Problem, Float[Array, " parameters"]]:
         """A problem and its starting vector: every inexact array of the model is trained."""
         trained, fixed = eqx.partition(model, eqx.is_inexact_array)
+        trained = jax.tree.map(jnp.asarray, trained)  # NumPy's float64 in a model becomes JAX's default
         layout = Layout.of(trained)
         return Problem(objective, scoring, layout, fixed, train, held_out, block), layout.pack(trained)
 

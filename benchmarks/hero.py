@@ -1,6 +1,6 @@
 """The README's picture: scikit-learn's digits with two latent units: the latent map, the plane decoded, and samples.
 
-    python benchmarks/hero.py            # writes docs/figures/hero.png; about a minute, no data needed
+python benchmarks/hero.py            # writes docs/figures/hero.png; about a minute, no data needed
 """
 
 from __future__ import annotations

@@ -79,6 +79,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, uninterrupted, param
     assert signal.getsignal(signal.SIGINT) is handler
     assert first.status_ is status
     assert first.n_iter_ < uninterrupted[2]
+    assert watch is None or first.n_iter_ == 50  # Ctrl-C at the first visit: no other
     resumed = vae(random_state=None).fit(vectors(), run_dir=tmp_path, resume=True)
     assert same_bits(outcome(resumed), uninterrupted)
     assert same_bits(outcome(qphi.load(tmp_path)), uninterrupted)

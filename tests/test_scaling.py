@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from qphi import InputError
 from qphi.data.scaling import Scaling, fit_scaling
@@ -37,9 +38,12 @@ def test_a_wrong_number_of_axes(shape):
     refused(np.zeros(shape), str(shape), "(n, d)", "(n, h, w)", "x[None]")
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 8, 8), (4, 0, 8)])
-def test_nothing_in_it(shape):
-    refused(np.zeros(shape), str(shape), "empty", "at least one row")
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((0, 3), "empty"), ((3, 0), "0 feature(s)"), ((0, 8, 8), "empty"), ((4, 0, 8), "empty")],
+)
+def test_nothing_in_it(shape, words):
+    refused(np.zeros(shape), str(shape), words, "at least one row")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -81,11 +85,26 @@ def test_one_row_of_a_vector_has_no_density():
 
 
 @pytest.mark.parametrize(
-    "x",
-    [np.array([["a", "b"]]), np.array([[1, None]]), np.array([[1, "b"]], object), np.zeros((2, 2), "M8[s]")],
+    ("x", "words"),
+    [
+        (np.array([["a", "b"]]), "astype(float)"),
+        (np.zeros((2, 2), "M8[s]"), "astype(float)"),
+        (np.array([[1, "red"]], object), "'red'"),
+        (np.array([[1, None]]), "NaN"),
+    ],
 )
-def test_entries_that_are_not_numbers(x):
-    refused(x, f"dtype {x.dtype}", "numbers are needed", "astype(float)")
+def test_entries_that_are_not_numbers(x, words):
+    refused(x, words)
+
+
+def test_numbers_in_an_array_of_objects_are_read():
+    assert fit_scaling(vectors().astype(object)) == fit_scaling(vectors())
+    with pytest.raises(TypeError, match=r"dtype object.*'dict'"):
+        fit_scaling(np.array([[1, {}]]))
+
+
+def test_a_sparse_matrix():
+    refused(csr_array(vectors()), "sparse csr_array", "X.toarray()")
 
 
 def test_complex_numbers():

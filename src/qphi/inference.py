@@ -19,7 +19,7 @@ from qphi.autoencoders.training import hold_out, plan
 from qphi.bounds import ELBO, AbstractBound, MonteCarlo
 from qphi.bounds.objective import PosteriorObjective
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian
+from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian
 from qphi.loop import Progress, drive, start
 from qphi.posterior import Posterior, posterior_from
 from qphi.solvers import AbstractSolver, Problem, StochasticGradient
@@ -131,6 +131,11 @@ def _fit_posterior(
 ) -> Posterior:
     start_key, run_key, answer_key = jax.random.split(key, 3)
     q = family if isinstance(family, AbstractFamily) else _first_guess(target, family, start_key)
+    if isinstance(q, FromNumPyro):
+        raise InputError(
+            "family is a NumPyro distribution; its arrays are constrained and tied to each other, so they cannot be "
+            "moved freely. Use 'mean-field', 'full-rank' or a qphi family (NumPyro's are fine as encoders and priors)."
+        )
     if q.dim != target.dim:
         raise InputError(f"The family is over {q.dim} dimensions, the target over {target.dim}. Give a matching one.")
     solver = solver or StochasticGradient(learning_rate=0.05, average_over=CHECK_EVERY, refinements=3)
@@ -141,7 +146,7 @@ def _fit_posterior(
         train=None,
         held_out=None,
     )
-    stopping = Plateau(patience=5)
+    stopping = Plateau(patience=5, keep_latest=True)
     result = drive(
         problem,
         solver,

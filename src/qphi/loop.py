@@ -261,6 +261,8 @@ def drive(
     with _interruptible() as interrupted:
         while status is Status.RUNNING:
             looked = time.monotonic()
+            if interrupted() and history["step"]:
+                checks = 0  # pressed since the last visit: nothing more is computed
             run = advance(problem, solver, stopping, run, key, jnp.asarray(checks), jnp.asarray(max_steps), check_every)
             records = np.asarray(run.records)[: int(run.recorded)]  # waits for the device
             now = time.monotonic()

@@ -23,10 +23,15 @@ class Plateau(eqx.Module):
     The held-out objective is computed with the same randomness at every check, so two checks are compared item by
     item: a rise counts when its mean exceeds its own standard error, sd(difference) / sqrt(items). Slow but steady
     progress adds up, since the reference moves only when a rise counts; and there is no tolerance to tune, whatever
-    the units of the data. The best answer is kept apart, whether or not its rise counted.
+    the units of the data.
+
+    The answer with the highest value is kept apart, whether or not its rise counted. Where answers are averages that
+    keep getting closer (one posterior, smaller steps) the highest of many noisy values is the luckiest, not the
+    closest: `keep_latest` then keeps the latest that is not worse than the last counted rise by more than the noise.
     """
 
     patience: int = 8
+    keep_latest: bool = False  # keep the latest answer that is not worse beyond noise, not the luckiest
     warm_up: int = 0  # steps before which nothing is compared: the objective is still changing
 
     def init(self, items: Float[Array, " items"], answer: Float[Array, " parameters"]) -> _State:
@@ -52,6 +57,8 @@ class Plateau(eqx.Module):
         first = ~jnp.isfinite(state.reference[0])
         difference = items - jnp.where(first, 0.0, state.reference)
         noise = jnp.std(difference) / jnp.sqrt(items.size)
+        if self.keep_latest:
+            better = first | (jnp.mean(difference) > -noise) | ~warm
         rose = first | (jnp.mean(difference) > noise) | ~warm
         waited = jnp.where(rose, 0, state.waited + 1)
         plateau = waited >= self.patience

@@ -134,7 +134,7 @@ def plan(
     problem, trained = Problem.of(
         model,
         objective=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(warm_up)),
-        scoring=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(0)),
+        scoring=AutoencodingObjective(_scoring_bound(bound, len(held_out)), jnp.asarray(float(beta)), jnp.asarray(0)),
         train=jnp.asarray(train),
         held_out=jnp.asarray(held_out),
         block=_divisor(held_out.shape[0], rows_at_once(numbers)),
@@ -150,3 +150,8 @@ def rows_at_once(numbers: int) -> int:
 
 def _divisor(size: int, most: int) -> int:
     return next(d for d in range(min(size, most), 0, -1) if size % d == 0)
+
+
+def _scoring_bound(bound: AbstractBound, rows: int) -> AbstractBound:
+    """The bound with more draws where held-out rows are few: about 2,000 draws a check, at most 16 a row."""
+    return dataclasses.replace(bound, particles=max(bound.particles, min(16, 2000 // rows)))

@@ -196,6 +196,7 @@ def test_what_a_fit_says_of_itself(fitted):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_all_of_scikit_learns_own_checks_pass(wrong_types):
     results = check_estimator(vae(hidden=(8,), max_epochs=1), on_fail=None, on_skip=None)
     failed = {r["check_name"]: str(r["exception"])[:200] for r in results if r["status"] == "failed"}

@@ -62,7 +62,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     --------
     >>> import numpy as np, qphi
     >>> x = np.random.default_rng(0).normal(size=(60, 2)) @ [[1.0, 0.9], [0.0, 0.4]]
-    >>> vae = qphi.VAE(latent_dim=1, hidden=(16,), max_epochs=20, random_state=0).fit(x)
+    >>> vae = qphi.VAE(latent_dim=1, hidden=(16,), random_state=0).fit(x)
     >>> vae.transform(x).shape
     (60, 1)
     """

@@ -22,12 +22,11 @@ def of_pictures() -> VAE:
 
 # ---------------------------------------------------------------- data of every shape
 
-NEW = np.random.default_rng(5)
-SHAPES = {
-    "one picture": ({"likelihood": "continuous-bernoulli"}, pictures(n=1, side=9)[:, :7] / 255),
+COLOURS = np.random.default_rng(5).uniform(size=(3, 31, 47, 3))
+SHAPES = {  # with all three likelihoods, both networks, lists and a device among them
+    "one binary picture": ({"latent_dim": 3}, pictures(n=1, side=9)[:, :7] > 99),
     "two numbers": ({"latent_dim": 1, "device": "cpu"}, [[1], [2]]),
-    "40 binary rows": ({"latent_dim": 3}, (NEW.uniform(size=(40, 5)) < 0.3).tolist()),
-    "colours, odd sides": ({"latent_dim": 5}, NEW.integers(0, 256, size=(3, 31, 47, 3), dtype=np.uint8)),
+    "colours, odd sides": ({"latent_dim": 5, "likelihood": "continuous-bernoulli"}, COLOURS),
 }
 
 

@@ -1,6 +1,9 @@
 """Shapes and types of every call into qphi are checked while the tests run: jaxtyping's annotations, by beartype."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -15,3 +18,27 @@ def wrong_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def other() -> Any:
+    """A fit of the small vectors from another seed."""
+    from small import quiet_fit, vae, vectors
+
+    return quiet_fit(vae(max_epochs=8, random_state=1), vectors())
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, as `fit` leaves it: not to be changed."""
+    from small import quiet_fit, vae, vectors
+
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    quiet_fit(vae(max_epochs=8), vectors(), run_dir=folder)
+    return folder
+
+
+@pytest.fixture
+def run(saved: Path, tmp_path: Path) -> Path:
+    """A copy of `saved`, to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "run"))

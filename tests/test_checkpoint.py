@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import resource
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +15,6 @@ from qphi import VAE, InputError
 from qphi.estimators import store
 from qphi.files import atomic_write
 from small import quiet_fit, same_bits, vae, vectors
-
-
-@pytest.fixture(scope="module")
-def other() -> VAE:
-    return quiet_fit(vae(max_epochs=8, random_state=1), vectors())
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    """A run folder, as `fit` leaves it."""
-    folder = tmp_path_factory.mktemp("saved") / "run"
-    quiet_fit(vae(max_epochs=8), vectors(), run_dir=folder)
-    return folder
-
-
-@pytest.fixture
-def run(saved, tmp_path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(saved, tmp_path / "run"))
-
 
 # ---------------------------------------------------------------- resuming
 

@@ -20,25 +20,6 @@ def fitted() -> VAE:
     return quiet_fit(vae(max_epochs=8), vectors())
 
 
-@pytest.fixture(scope="module")
-def other() -> VAE:
-    return quiet_fit(vae(max_epochs=8, random_state=1), vectors())
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    """A run folder, as `fit` leaves it."""
-    folder = tmp_path_factory.mktemp("saved") / "run"
-    quiet_fit(vae(max_epochs=8), vectors(), run_dir=folder)
-    return folder
-
-
-@pytest.fixture
-def run(saved, tmp_path) -> Path:
-    """A copy to damage."""
-    return Path(shutil.copytree(saved, tmp_path / "run"))
-
-
 # ---------------------------------------------------------------- what is kept
 
 

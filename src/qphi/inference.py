@@ -27,7 +27,7 @@ from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRan
 from qphi.loop import Progress, drive, start
 from qphi.posterior import Posterior, posterior_from
 from qphi.precision import double
-from qphi.solvers import AbstractSolver, Problem, StochasticGradient
+from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
 from qphi.status import Status
 from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, as_target, finite_start
@@ -82,7 +82,7 @@ def fit(
     effort: str = "standard",
     bound: AbstractBound | None = None,
     particles: int | None = None,
-    solver: AbstractSolver | None = None,
+    solver: AbstractNoisySolver | None = None,
     supports: dict | None = None,
     example: dict | None = None,
     beta: float = 1.0,
@@ -143,7 +143,7 @@ def _fit_posterior(
     key: PRNGKeyArray,
     family: str | AbstractFamily,
     bound: AbstractBound,
-    solver: AbstractSolver | None,
+    solver: AbstractNoisySolver | None,
     max_steps: int | None,
     max_time: float | None,
     watch: Callable[[Progress], None] | None,
@@ -226,7 +226,7 @@ def _fit_model(
     args: tuple,
     key: PRNGKeyArray,
     bound: AbstractBound,
-    solver: AbstractSolver | None,
+    solver: AbstractNoisySolver | None,
     beta: float,
     max_epochs: float | None,
     max_time: float | None,

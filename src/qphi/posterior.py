@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.checks.pareto import khat_threshold, smooth_log_weights
 from qphi.draws import Pool, log_weights, named_draws
@@ -91,7 +91,7 @@ class Posterior:
         return {name: np.asarray(self.pool.values[name])[rows] for name in self._shapes}
 
     @in_double
-    def log_prob(self, z: Float[np.ndarray, "*draws dim"]) -> np.ndarray:
+    def log_prob(self, z: Float[Array, "*draws dim"] | Float[np.ndarray, "*draws dim"]) -> np.ndarray:
         """log q(z), nats, on the unconstrained scale: a number for one point, one for each row."""
         z = jax.numpy.asarray(z)
         return np.asarray(self.q.log_prob(z) if z.ndim == 1 else self.q.log_prob_many(z))
@@ -135,9 +135,7 @@ class Posterior:
         lines = [f"Posterior: {self.verdict}."]
         if self.reason or self.status is not Status.CONVERGED:
             lines.append(f"The fit: {(self.reason or self.status.message).rstrip('.')}.")
-        advice = self.verdict.advice or self.status.advice
-        if advice:
-            lines.append(f"Advice: {advice}")
+        lines += [f"Advice: {advice}" for advice in dict.fromkeys((self.status.advice, self.verdict.advice)) if advice]
         if self.verdict.trust is Trust.UNRELIABLE:
             lines.append("The table is shown for diagnosis; do not report its sds and intervals.")
         return lines
@@ -211,8 +209,8 @@ def posterior_from(
 
 
 def _verdict_of_q(status: Status, weights: ImportanceWeights, log_w: Float[np.ndarray, " draws"]) -> Verdict:
-    if weights.warning and not math.isfinite(weights.elbo):
-        return Verdict(Trust.FAILED, (weights.warning,), "check the model, or give another family.")
+    if not math.isfinite(weights.elbo):
+        return Verdict(Trust.FAILED, (weights.warning.rstrip("."),), "check the model, or give another family.")
     _, khat = smooth_log_weights(log_w)
     kl = 0.5 * float(np.var(log_w))
     numbers = {"kl": kl, "khat": khat, "ess": weights.ess}

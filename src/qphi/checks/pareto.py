@@ -45,7 +45,8 @@ def smooth_log_weights(log_w: Float[np.ndarray, " draws"]) -> tuple[Float[np.nda
         return log_w, -math.inf
     shape, scale = _fit_pareto(np.maximum(excess, 1e-300))
     probabilities = (np.arange(count) + 0.5) / count
-    quantiles = math.exp(cutoff - top) + _pareto_quantiles(probabilities, shape, scale)
+    with np.errstate(over="ignore"):  # an infinite quantile is cut at the largest weight
+        quantiles = math.exp(cutoff - top) + _pareto_quantiles(probabilities, shape, scale)
     smoothed = log_w.copy()
     smoothed[tail] = np.minimum(np.log(quantiles), 0.0) + top
     return smoothed, shape

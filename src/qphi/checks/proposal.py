@@ -64,25 +64,23 @@ class Proposal:
 
     def log_prob(self, z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
         """log r(z) of each row, nats."""
-        return logsumexp(
-            [
-                math.log(share * part) + _log_t(radius / inflation**2, degrees, self.dim) - log_det
-                - self.dim * math.log(inflation)
-                for radius, log_det, share in self._standardised(z)
-                for part, degrees, inflation in self._parts
-            ],
-            axis=0,
-        )  # fmt: skip
+        terms = [
+            math.log(share * part)
+            + _log_t(radius / inflation**2, degrees, self.dim)
+            - log_det
+            - self.dim * math.log(inflation)
+            for radius, log_det, share in self._standardised(z)
+            for part, degrees, inflation in self._parts
+        ]
+        return np.asarray(logsumexp(terms, axis=0))
 
     def log_gaussian(self, z: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, " draws"]:
         """log q(z) of the fitted Gaussian mixture itself, nats."""
-        return logsumexp(
-            [
-                math.log(share) + _log_t(radius, math.inf, self.dim) - log_det
-                for radius, log_det, share in self._standardised(z)
-            ],
-            axis=0,
-        )
+        terms = [
+            math.log(share) + _log_t(radius, math.inf, self.dim) - log_det
+            for radius, log_det, share in self._standardised(z)
+        ]
+        return np.asarray(logsumexp(terms, axis=0))
 
     @property
     def _parts(self) -> tuple[tuple[float, float, float], ...]:

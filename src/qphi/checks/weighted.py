@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from scipy.special import logsumexp
 
 from qphi.checks.pareto import smooth_log_weights, tail_shape
 
-__all__ = ["Moments", "WeightCheck", "check_weights", "weighted_moments"]
+__all__ = ["Moments", "WeightCheck", "check_weights", "flattened", "unflattened", "weighted_moments"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def check_weights(
     log_w = log_p - log_r
     pairs = len(log_w) // 2
     halves = log_w.reshape(2, pairs)
-    log_pair = logsumexp(halves, axis=0)
+    log_pair = np.asarray(logsumexp(halves, axis=0))
     smoothed, khat = smooth_log_weights(log_pair)
     with np.errstate(invalid="ignore"):
         split = np.where(np.isfinite(log_pair), halves - log_pair, -math.log(2))
@@ -69,15 +70,19 @@ def check_weights(
     ess = float(weights.sum() ** 2 / np.sum(weights**2)) if np.isfinite(top) else 0.0
     log_evidence = float(top + math.log(weights.mean() / 2)) if np.isfinite(top) else -math.inf
     own = (log_p - log_q)[is_gaussian].reshape(2, -1)
-    lifted = logsumexp(own, axis=0) - math.log(2)
+    lifted = np.asarray(logsumexp(own, axis=0)) - math.log(2)
     paired = own.mean(axis=0)
+    finite = bool(np.isfinite(paired).all())
+    with np.errstate(over="ignore"):
+        spread = float(paired.std(ddof=1)) if finite else math.nan
+        variance = float(lifted.var(ddof=1)) if np.isfinite(lifted).all() else math.inf
     check = WeightCheck(
         pairs=pairs,
-        elbo=float(paired.mean()),
-        elbo_standard_error=float(paired.std(ddof=1) / math.sqrt(paired.size)),
+        elbo=float(paired.mean()),  # -inf or NaN where a draw's is
+        elbo_standard_error=spread / math.sqrt(paired.size),
         log_evidence=log_evidence,
         log_evidence_standard_error=math.sqrt(max(1 / ess - 1 / pairs, 0)) if ess else math.inf,
-        log_weight_variance=float(lifted.var(ddof=1)) if np.isfinite(lifted).all() else math.inf,
+        log_weight_variance=variance,
         khat=khat,
         ess=ess,
     )
@@ -88,7 +93,7 @@ def check_weights(
 def weighted_moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]) -> Moments:
     """Self-normalised importance sampling estimates; standard errors over pairs by the delta method.
 
-    The tail shapes are of |w (h - mean)| and of w (h - mean)^2 summed over pairs: above 0.7 the average has no error
+    The tail shapes are of w |h - mean| and of w (h - mean)^2, summed over pairs: above 0.7 the average has no error
     that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
     """
     pairs = len(values) // 2
@@ -97,10 +102,27 @@ def weighted_moments(values: Float[np.ndarray, "draws columns"], weights: Float[
         centered = values - mean
         first = weights[:, None] * centered
         second = first * centered
+        # of absolute values: where the two of a pair cancel, what is left is rounding, whose tail says nothing
+        size = np.abs(first[:pairs]) + np.abs(first[pairs:])
         first, second = first[:pairs] + first[pairs:], second[:pairs] + second[pairs:]
         variance = second.sum(axis=0)
         sd = np.sqrt(variance)
         pair_weight = (weights[:pairs] + weights[pairs:])[:, None]
         mean_error = np.sqrt(np.sum(first**2, axis=0))
         sd_error = np.sqrt(np.sum((second - pair_weight * variance) ** 2, axis=0)) / (2 * sd)
-    return Moments(mean, sd, mean_error, sd_error, tail_shape(np.abs(first)), tail_shape(second))
+    return Moments(mean, sd, mean_error, sd_error, tail_shape(size), tail_shape(second))
+
+
+def flattened(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "draws columns"]:
+    """Named draws side by side, a column for each component."""
+    return np.concatenate([np.asarray(v, np.float64).reshape(len(v), -1) for v in values.values()], axis=1)
+
+
+def unflattened(columns: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One number for each column, named and shaped as the values are."""
+    named, begin = {}, 0
+    for name, value in values.items():
+        size = math.prod(value.shape[1:])
+        named[name] = columns[begin : begin + size].reshape(value.shape[1:])
+        begin += size
+    return named

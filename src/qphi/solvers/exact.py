@@ -8,11 +8,12 @@ import time
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.linalg import solve_triangular
 
 from qphi.targets.oracle import Oracle
 
-__all__ = ["AbstractExactSolver", "Gaussian", "solve"]
+__all__ = ["AbstractExactSolver", "Gaussian", "nearest", "solve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,15 @@ class Gaussian:
     def transport(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
         """z = mean + C eps of each row."""
         return self.mean + eps @ self.tril.T
+
+    def radius(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """|C^-1 (z - mean)|^2 of each row: chi-squared of q's own draws."""
+        return np.sum(solve_triangular(self.tril, (z - self.mean).T, lower=True, check_finite=False) ** 2, axis=0)
+
+
+def nearest(parts: tuple[Gaussian, ...], z: Float[np.ndarray, "points dim"]) -> Int[np.ndarray, " points"]:
+    """Which Gaussian each row is likeliest under."""
+    return np.argmax([-0.5 * q.radius(z) - q.entropy for q in parts], axis=0)
 
 
 S = TypeVar("S")

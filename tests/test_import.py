@@ -17,10 +17,12 @@ SOURCE = Path(qphi.__file__).parent
 # A room may import from the lines before its own, never from those after it, nor from its own line.
 ORDER = """
 errors status
-files
+files precision noise verdict
 serialise data targets families importance
-summary draws bounds
-stopping solvers posterior
+draws bounds
+summary stopping solvers
+checks
+auto posterior
 loop
 autoencoders
 estimators

@@ -19,6 +19,7 @@ from qphi.posterior import posterior_from
 from qphi.status import Status
 from qphi.summary import draws_for
 from qphi.targets import LogDensity, as_target
+from qphi.verdict import Trust, UnreliableError
 
 KEY = jax.random.key(0)
 Y = np.array([0.3, -1.2, 2.0, 0.7])
@@ -54,7 +55,7 @@ def test_at_the_posterior_the_elbo_is_the_log_evidence():
         assert posterior.elbo_standard_error < 1e-5
         assert abs(posterior.weights.log_evidence - evidence) < 1e-5
         assert posterior.weights.ess > 3999.9
-        assert posterior.warning == ""
+        assert posterior.verdict.trust is Trust.TRUSTED
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -74,10 +75,12 @@ def test_elsewhere_the_elbo_is_below_by_the_kl(seed):
 def test_moments_of_unconstrained_values_are_exact():
     tril = jnp.array([[1.0, 0.0], [-2.0, 0.5]])
     posterior = posterior_from(shapes_target(x=2), FullRankGaussian(jnp.array([1.0, 2.0]), tril), Status.CONVERGED, KEY)
+    with pytest.raises(UnreliableError, match=r"The posterior is unreliable: q is far .* give allow_unreliable=True"):
+        posterior.sd()
     sd = np.sqrt([1.0, 4.25])
     np.testing.assert_allclose(posterior.mean()["x"], [1, 2], rtol=1e-6)
-    np.testing.assert_allclose(posterior.sd()["x"], sd, rtol=1e-6)
-    quantiles = posterior.quantiles([0.1, 0.9])["x"]
+    np.testing.assert_allclose(posterior.sd(allow_unreliable=True)["x"], sd, rtol=1e-6)
+    quantiles = posterior.quantiles([0.1, 0.9], allow_unreliable=True)["x"]
     np.testing.assert_allclose(quantiles, norm(np.array([1, 2]), sd).ppf([[0.1], [0.9]]), rtol=1e-6)
 
 
@@ -88,8 +91,8 @@ def test_moments_of_transformed_values_come_from_draws():
     mean = math.exp(0.5 + 0.25**2 / 2)
     sd = mean * math.sqrt(math.expm1(0.25**2))
     assert abs(posterior.mean()["s"] - mean) < 4 * sd / math.sqrt(4000)
-    assert abs(posterior.sd()["s"] / sd - 1) < 0.06
-    median = posterior.quantiles([0.5])["s"][0]
+    assert abs(posterior.sd(allow_unreliable=True)["s"] / sd - 1) < 0.06
+    median = posterior.quantiles([0.5], allow_unreliable=True)["s"][0]
     assert abs(math.log(median) - 0.5) < 4 * 0.25 * math.sqrt(math.pi / 2 / 4000)
 
 
@@ -135,14 +138,15 @@ def test_the_repr_has_status_advice_table_elbo_and_cost():
         history={"elbo": [1.0]},
     )
     lines = repr(posterior).split("\n")
-    assert lines[0].startswith("Posterior: stopped at the step budget")
-    assert lines[1] == f"Advice: {Status.MAX_STEPS.advice}"
-    assert lines[3].split() == ["name", "mean", "sd", "5", "%", "50", "%", "95", "%"]
+    assert lines[0] == f"Posterior: unreliable: {Status.MAX_STEPS.message}."
+    assert lines[1] == f"The fit: {Status.MAX_STEPS.message}."
+    assert lines[2] == f"Advice: {Status.MAX_STEPS.advice}"
+    assert lines[5].split() == ["name", "mean", "sd", "5", "%", "50", "%", "95", "%"]
     low, middle, high = norm(mean, sd).ppf([0.05, 0.5, 0.95])
     cells = [f"{value:.3f}" for value in (mean, sd, low, middle, high)]
-    assert lines[4].split() == ["mu", *cells]
-    assert f"ELBO {evidence:.4f} ± 0.0000 nats; importance ESS 4000 of 4000" in lines[6]
-    assert lines[7] == "DiagonalGaussian over 1 unconstrained coordinate(s); 1,500 steps in 2.5 seconds"
+    assert lines[6].split() == ["mu", *cells]
+    assert f"ELBO {evidence:.4f} ± 0.0000 nats; importance ESS 4000 of 4000" in lines[8]
+    assert lines[9] == "DiagonalGaussian over 1 unconstrained coordinate; 1,500 steps in 2.5 seconds"
     assert posterior.history == {"elbo": [1.0]}
     assert repr(posterior) == repr(
         posterior_from(posterior.target, posterior.q, Status.MAX_STEPS, KEY, steps=1500, seconds=2.5)
@@ -153,7 +157,8 @@ def test_the_html_says_the_same_and_is_escaped():
     target = LogDensity(lambda v: -(v["<b>"] ** 2), {"<b>": 0.0})
     posterior = posterior_from(target, diagonal([0.0], [0.7]), Status.CONVERGED, KEY, reason="all <well>.")
     html = posterior._repr_html_()
-    assert html.startswith("<div><p>Posterior: all &lt;well&gt;.</p>")
+    assert html.startswith("<div><p>Posterior: trusted: q is within")
+    assert "<p>The fit: all &lt;well&gt;.</p>" in html
     assert "<td>&lt;b&gt;</td><td>0.000</td>" in html
     assert "ELBO" in html
     assert "<b>" not in html
@@ -166,7 +171,7 @@ def test_a_long_table_is_shortened_and_says_by_how_much():
     assert "... 90 more of a left out" in text
     assert "... 6 more of c left out" in text
     assert "\nb " in text
-    summary = posterior.summary()
+    summary = posterior.summary(allow_unreliable=True)
     assert summary.text().count("\n") == 116
     assert len(summary.rows()) == 116
     assert summary.rows()[101] == {
@@ -191,8 +196,9 @@ def test_a_q_far_from_the_posterior_is_flagged_in_words():
     mean, sd, _ = exact_normal(Y)
     posterior = posterior_from(as_target(normal_mean, Y), diagonal([mean + 6 * sd], [sd]), Status.CONVERGED, KEY)
     assert posterior.weights.ess < 400
-    assert "q is far from the posterior" in posterior.warning
-    assert "do not trust the table" in repr(posterior)
+    assert posterior.verdict.trust is Trust.UNRELIABLE
+    assert "q is far from the posterior: Pareto k" in repr(posterior)
+    assert "do not report its sds" in repr(posterior)
 
 
 def test_a_nan_is_counted_and_never_becomes_a_number():
@@ -208,7 +214,7 @@ def test_a_nan_is_counted_and_never_becomes_a_number():
 def test_draws_that_overflow_are_counted_below_the_table():
     target = LogDensity(lambda v: -v["s"], {"s": 1.0}, supports={"s": constraints.positive})
     posterior = posterior_from(target, diagonal([85.0], [5.0]), Status.CONVERGED, KEY)
-    overflowed = int(posterior.summary().block("s").not_finite[0])
+    overflowed = int(posterior.summary(allow_unreliable=True).block("s").not_finite[0])
     assert 0 < overflowed < 4000
     assert f"s: 1 component(s) with draws that are not finite, up to {overflowed} of 4000." in repr(posterior)
     assert posterior.mean()["s"] == math.inf

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qphi.estimators import VAE as VAE
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
+    from qphi.families import GaussianMixture as GaussianMixture
     from qphi.families import StandardNormal as StandardNormal
     from qphi.inference import Trained as Trained
     from qphi.inference import fit as fit
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from qphi.posterior import Posterior as Posterior
     from qphi.status import Status as Status
     from qphi.targets import LogDensity as LogDensity
+    from qphi.verdict import Trust as Trust
+    from qphi.verdict import UnreliableError as UnreliableError
+    from qphi.verdict import Verdict as Verdict
 
 __version__ = "0.1.0"
 
@@ -37,6 +41,7 @@ _HOMES = {
     "ClosedFormKL": "qphi.bounds",
     "DiagonalGaussian": "qphi.families",
     "FullRankGaussian": "qphi.families",
+    "GaussianMixture": "qphi.families",
     "InputError": "qphi.errors",
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",
@@ -46,7 +51,10 @@ _HOMES = {
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",
     "Trained": "qphi.inference",
+    "Trust": "qphi.verdict",
+    "UnreliableError": "qphi.verdict",
     "VAE": "qphi.estimators",
+    "Verdict": "qphi.verdict",
     "fit": "qphi.inference",
     "load": "qphi.inference",
 }

@@ -6,7 +6,8 @@ nothing here depends on how many are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 
 import equinox as eqx
 import jax
@@ -17,10 +18,43 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from qphi.families import AbstractFamily
 from qphi.targets.base import AbstractTarget
 
-__all__ = ["log_weights", "named_draws"]
+__all__ = ["Pool", "log_weights", "named_draws"]
 
 BLOCK = 1024  # draws of q at a time
 PIECE = 64  # of them put through the model at a time: a million data take 256 MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Weighted draws of a posterior: unconstrained `z`, and the same draws named and constrained in `values`.
+
+    `weights` sum to one. `made_by` says how: "importance weights" or "Markov chains".
+    """
+
+    z: Float[np.ndarray, "draws dim"]
+    weights: Float[np.ndarray, " draws"]
+    values: Mapping[str, np.ndarray]
+    made_by: str
+
+    def choose(self, random: np.random.Generator, n: int) -> np.ndarray:
+        """Rows for `n` draws of equal weight, in random order.
+
+        Systematic resampling: a draw of weight w is chosen floor(n w) or ceil(n w) times (Kitagawa 1996).
+        """
+        ends = np.cumsum(self.weights)
+        places = (np.arange(n) + random.uniform()) / n
+        rows = np.minimum(np.searchsorted(ends / ends[-1], places), len(ends) - 1)
+        return random.permutation(rows)
+
+    def quantiles(self, name: str, probabilities: tuple[float, ...]) -> np.ndarray:
+        """Weighted quantiles of one value, (size, probabilities): the inverse of the interpolated weighted cdf."""
+        flat = np.asarray(self.values[name], np.float64).reshape(len(self.z), -1)
+        found = np.empty((flat.shape[1], len(probabilities)))
+        for i, column in enumerate(flat.T):
+            order = np.argsort(column)
+            weights = self.weights[order]
+            found[i] = np.interp(probabilities, np.cumsum(weights) - 0.5 * weights, column[order])
+        return found
 
 
 def log_weights(q: AbstractFamily, target: AbstractTarget, key: PRNGKeyArray, n: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from qphi.auto import EFFORTS, infer
 from qphi.autoencoders.evaluation import Evaluation, evaluate
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import hold_out, plan
 from qphi.bounds import ELBO, AbstractBound, MonteCarlo
 from qphi.bounds.objective import PosteriorObjective
+from qphi.draws import Pool
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian
+from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, GaussianMixture
 from qphi.loop import Progress, drive, start
 from qphi.posterior import Posterior, posterior_from
-from qphi.solvers import AbstractSolver, Problem, StochasticGradient
+from qphi.precision import double
+from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
 from qphi.status import Status
 from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, as_target, finite_start
+from qphi.targets.oracle import Oracle
 
 __all__ = ["Trained", "fit", "load"]
 
@@ -35,6 +41,7 @@ PARTICLES = 16  # per step, door 1
 SCORING_PARTICLES = 512  # per check, the same draws at each
 CHECK_EVERY = 200
 MAX_STEPS = 50_000
+MOST_FULL_RANK = 300  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,10 +78,11 @@ def fit(
     model: Any,
     *args: Any,
     key: PRNGKeyArray,
-    family: str | AbstractFamily = "mean-field",
+    family: str | AbstractFamily | None = None,
+    effort: str = "standard",
     bound: AbstractBound | None = None,
     particles: int | None = None,
-    solver: AbstractSolver | None = None,
+    solver: AbstractNoisySolver | None = None,
     supports: dict | None = None,
     example: dict | None = None,
     beta: float = 1.0,
@@ -90,10 +98,15 @@ def fit(
     together). A NumPyro program with its arguments, a JAX log density with `example=` (and `supports=`), or a target
     gives a `Posterior`.
 
-    key: a `jax.random.key`; the same key gives the same bits. family: 'mean-field', 'full-rank' or a family to start
-    from. bound: what is climbed; `ELBO(particles)` unless given. solver: `StochasticGradient` unless given.
-    max_steps (a posterior), max_epochs (data), max_time (seconds): budgets; without them the fit stops by itself when
-    the ELBO has stopped rising. watch: told of the progress a few times a second.
+    key: a `jax.random.key`; the same key gives the same bits.
+
+    For a posterior, nothing else is needed: starts, family and stop are found, the result is checked and, where it
+    falls short, corrected (see `Posterior.verdict`); in double precision whatever JAX is set to. effort: 'quick' (no
+    correction by Markov chains), 'standard' or 'thorough'. With any of the following the fit is as you say, by
+    stochastic gradients and without correction: family: 'mean-field', 'full-rank' or a family to start from; bound:
+    what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless given; max_steps: a budget.
+    max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself. watch: told of the progress of
+    stochastic gradients a few times a second.
 
     Raises InputError (a ValueError) or TypeError, before any work, for what cannot be fitted.
     """
@@ -102,14 +115,20 @@ def fit(
     if bound is not None and particles is not None:
         raise InputError("bound and particles were both given; a bound has its own. Give bound=ELBO(particles=...).")
     if isinstance(model, LatentVariableModel):
-        _refuse("a latent-variable model", family=family != "mean-field", supports=supports, example=example,
-                max_steps=max_steps, **kwargs)  # fmt: skip
+        _refuse("a latent-variable model", family=family, effort=effort != "standard", supports=supports,
+                example=example, max_steps=max_steps, **kwargs)  # fmt: skip
         bound = bound or ELBO(1 if particles is None else particles)
         return _fit_model(model, args, key, bound, solver, beta, max_epochs, max_time, watch)
     _refuse("a posterior", beta=beta != 1.0, max_epochs=max_epochs)
-    target = as_target(model, *args, supports=supports, example=example, **kwargs)
-    bound = bound or ELBO(PARTICLES if particles is None else particles)
-    return _fit_posterior(target, key, family, bound, solver, max_steps, max_time, watch)
+    if effort not in EFFORTS:
+        raise InputError(f"effort={effort!r} is not known. Use {', '.join(map(repr, EFFORTS))}.")
+    with double():
+        target = as_target(model, *args, supports=supports, example=example, **kwargs)
+        by_hand = family is not None or bound is not None or particles is not None or solver is not None
+        if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
+            return _infer(target, key, effort, max_time)
+        bound = bound or ELBO(PARTICLES if particles is None else particles)
+        return _fit_posterior(target, key, family or "mean-field", bound, solver, max_steps, max_time, watch)
 
 
 def load(path: str | Path) -> Any:
@@ -124,13 +143,14 @@ def _fit_posterior(
     key: PRNGKeyArray,
     family: str | AbstractFamily,
     bound: AbstractBound,
-    solver: AbstractSolver | None,
+    solver: AbstractNoisySolver | None,
     max_steps: int | None,
     max_time: float | None,
     watch: Callable[[Progress], None] | None,
 ) -> Posterior:
     start_key, run_key, answer_key = jax.random.split(key, 3)
     q = family if isinstance(family, AbstractFamily) else _first_guess(target, family, start_key)
+    q = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf, q)
     if isinstance(q, FromNumPyro):
         raise InputError(
             "family is a NumPyro distribution; its arrays are constrained and tied to each other, so they cannot be "
@@ -170,6 +190,28 @@ def _fit_posterior(
     )
 
 
+def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: float | None) -> Posterior:
+    began = time.monotonic()
+    deadline = math.inf if max_time is None else began + max_time
+    found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline)
+    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in found.parts])) for name in ("mean", "tril"))
+    one = len(found.parts) == 1
+    q = FullRankGaussian(means[0], trils[0]) if one else GaussianMixture(jnp.log(found.shares), means, trils)
+    late = time.monotonic() >= deadline
+    return Posterior(
+        q,
+        target,
+        Status.MAX_TIME if late else Status.CONVERGED,
+        found.importance,
+        found.verdict,
+        Pool(found.z, found.weights, found.values, found.made_by),
+        steps=found.newton_steps,
+        seconds=time.monotonic() - began,
+        evaluations=found.evaluations,
+        stages=found.stages,
+    )
+
+
 def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> AbstractFamily:
     if family not in FAMILIES:
         raise InputError(f"family={family!r} is not known. Use {' or '.join(map(repr, FAMILIES))}, or a qphi family.")
@@ -184,7 +226,7 @@ def _fit_model(
     args: tuple,
     key: PRNGKeyArray,
     bound: AbstractBound,
-    solver: AbstractSolver | None,
+    solver: AbstractNoisySolver | None,
     beta: float,
     max_epochs: float | None,
     max_time: float | None,

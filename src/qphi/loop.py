@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.bounds.objective import Scores
-from qphi.solvers.base import AbstractSolver, Problem, blame_order
+from qphi.solvers.base import AbstractNoisySolver, Problem, blame_order
 from qphi.status import Status
 from qphi.stopping import Plateau
 
@@ -112,7 +112,7 @@ class Result:
 
 def start(
     problem: Problem,
-    solver: AbstractSolver,
+    solver: AbstractNoisySolver,
     stopping: Plateau,
     trained: Float[Array, " parameters"],
     key: PRNGKeyArray,
@@ -138,7 +138,7 @@ def _start(problem, solver, stopping, trained, key) -> Run:
 @eqx.filter_jit
 def advance(
     problem: Problem,
-    solver: AbstractSolver,
+    solver: AbstractNoisySolver,
     stopping: Plateau,
     run: Run,
     key: PRNGKeyArray,
@@ -232,7 +232,7 @@ def _fields(problem: Problem) -> list[str]:
 
 def drive(
     problem: Problem,
-    solver: AbstractSolver,
+    solver: AbstractNoisySolver,
     stopping: Plateau,
     run: Run,
     key: PRNGKeyArray,

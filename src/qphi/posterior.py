@@ -1,46 +1,56 @@
-"""What the user holds at the end of door 1: q, with what is known about how good it is."""
+"""What the user holds at the end of door 1: draws of the posterior, q, and a verdict on both."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import html
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from qphi.draws import log_weights, named_draws
+from qphi.checks.pareto import khat_threshold, smooth_log_weights
+from qphi.draws import Pool, log_weights, named_draws
 from qphi.families import AbstractFamily
 from qphi.importance import ImportanceWeights
+from qphi.noise import generator
+from qphi.precision import in_double
 from qphi.status import Status
-from qphi.summary import SHOWN_ROWS, Summary, draws_for, exact_moments, summarise
+from qphi.summary import SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
 from qphi.targets.base import AbstractTarget
+from qphi.verdict import Trust, UnreliableError, Verdict
 
 __all__ = ["Posterior", "posterior_from"]
 
 SUMMARY_SEED = 0  # of the table's own draws: the same posterior prints the same table twice
+SMALL_KL = 0.05  # nats; below it raw and weighted moments agree, whatever the tails of the weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Posterior:
-    """A fitted q_phi(z) on a target, with named draws, a table, and its evidence lower bound.
+    """Draws of a posterior, the q_phi(z) they were made from, and a verdict that says whether to trust them.
 
-    `elbo` is in nats for the whole data set, higher is better, at most the log evidence, and
+    `elbo` is that of q, in nats for the whole data set, higher is better, at most the log evidence, and
     `elbo_standard_error` is its Monte Carlo standard error; both come from fresh draws (`weights`), never
-    from the optimiser's trace.
+    from the optimiser's trace. Where there is a `pool`, draws and moments are its own: q corrected by importance
+    weights or by Markov chains (`made_by`); else they are q's.
     """
 
     q: AbstractFamily
     target: AbstractTarget
     status: Status
     weights: ImportanceWeights
+    verdict: Verdict
+    pool: Pool | None = None
     steps: int = 0
     seconds: float = 0.0
     history: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
     reason: str = ""
+    evaluations: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    stages: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def elbo(self) -> float:
@@ -52,41 +62,65 @@ class Posterior:
         """Monte Carlo standard error of `elbo`, nats."""
         return self.weights.elbo_standard_error
 
-    def sample(self, key: PRNGKeyArray, n: int = 1000) -> dict[str, Array]:
-        """`n` draws of each named value (deterministic sites too), on their own supports."""
-        draws = named_draws(self.q, self.target, key, _checked_count(n))
-        return {name: jnp.asarray(draws[name]) for name in self._shapes}
+    @property
+    def log_evidence(self) -> float:
+        """log p(x) by importance sampling, nats; as good as the weights are (`verdict.numbers`)."""
+        return self.weights.log_evidence
 
-    def log_prob(self, z: Float[Array, "*draws dim"]) -> Array:
+    @property
+    def log_evidence_standard_error(self) -> float:
+        """Standard error of `log_evidence`, nats, by the delta method; too small where Pareto k is above 0.7."""
+        return self.weights.log_evidence_standard_error
+
+    @property
+    def made_by(self) -> str:
+        """Where the draws come from: 'q', 'importance weights' or 'Markov chains'."""
+        return self.pool.made_by if self.pool else "q"
+
+    @in_double
+    def sample(self, key: PRNGKeyArray, n: int = 1000) -> dict[str, np.ndarray]:
+        """`n` draws of each named value (deterministic sites too), on their own supports, in double precision.
+
+        From the pool where there is one: with more draws asked for than it holds, draws repeat.
+        """
+        n = _checked_count(n)
+        if self.pool is None:
+            draws = named_draws(self.q, self.target, key, n)
+            return {name: draws[name] for name in self._shapes}
+        rows = self.pool.choose(generator(key), n)
+        return {name: np.asarray(self.pool.values[name])[rows] for name in self._shapes}
+
+    @in_double
+    def log_prob(self, z: Float[Array, "*draws dim"] | Float[np.ndarray, "*draws dim"]) -> np.ndarray:
         """log q(z), nats, on the unconstrained scale: a number for one point, one for each row."""
-        z = jnp.asarray(z)
-        return self.q.log_prob(z) if z.ndim == 1 else self.q.log_prob_many(z)
+        z = jax.numpy.asarray(z)
+        return np.asarray(self.q.log_prob(z) if z.ndim == 1 else self.q.log_prob_many(z))
 
     def mean(self) -> dict[str, np.ndarray]:
-        """Posterior means of q: exact for unconstrained values of a Gaussian q, else of the table's draws."""
+        """Posterior means. `verdict.mean_ok` says which can be believed."""
         return self._column("mean")
 
-    def sd(self) -> dict[str, np.ndarray]:
-        """Posterior standard deviations of q, exact where `mean` is."""
+    def sd(self, *, allow_unreliable: bool = False) -> dict[str, np.ndarray]:
+        """Posterior standard deviations. Raises UnreliableError where the verdict says not to read them."""
+        self._check_usable(allow_unreliable)
         return self._column("sd")
 
-    def quantiles(self, probabilities: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, np.ndarray]:
-        """Quantiles of q, one leading axis over `probabilities`; exact where `mean` is."""
+    def quantiles(
+        self, probabilities: Sequence[float] = (0.05, 0.5, 0.95), *, allow_unreliable: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Quantiles, one leading axis over `probabilities`. Raises UnreliableError as `sd` does."""
         probabilities = _checked_probabilities(probabilities)
+        self._check_usable(allow_unreliable)
         summary = self._summarise(probabilities)
         return {
             name: np.moveaxis(summary.block(name).quantiles, -1, 0).reshape(len(probabilities), *shape)
             for name, shape in self._shapes.items()
         }
 
-    def summary(self) -> Summary:
-        """Table with a row for each component: mean, sd, 5 %, 50 %, 95 %."""
+    def summary(self, *, allow_unreliable: bool = False) -> Summary:
+        """Table with a row for each component: mean, sd, 5 %, 50 %, 95 %. Raises UnreliableError as `sd` does."""
+        self._check_usable(allow_unreliable)
         return self._summary
-
-    @property
-    def warning(self) -> str:
-        """One sentence when the importance weights say that q is far from the posterior; else empty."""
-        return self.weights.warning
 
     def __repr__(self) -> str:
         return "\n".join([*self._head(), "", self._summary.text(limit=SHOWN_ROWS), "", *self._foot()])
@@ -98,39 +132,59 @@ class Posterior:
         return f"<div>{head}{self._summary.html(limit=SHOWN_ROWS)}{foot}</div>"
 
     def _head(self) -> list[str]:
-        lines = [f"Posterior: {(self.reason or self.status.message).rstrip('.')}."]
-        if self.status.advice:
-            lines.append(f"Advice: {self.status.advice}")
-        if self.warning:
-            lines.append(f"Warning: {self.warning}")
+        lines = [f"Posterior: {self.verdict}."]
+        if self.reason or self.status is not Status.CONVERGED:
+            lines.append(f"The fit: {(self.reason or self.status.message).rstrip('.')}.")
+        lines += [f"Advice: {advice}" for advice in dict.fromkeys((self.status.advice, self.verdict.advice)) if advice]
+        if self.verdict.trust is Trust.UNRELIABLE:
+            lines.append("The table is shown for diagnosis; do not report its sds and intervals.")
         return lines
 
     def _foot(self) -> list[str]:
-        return [
-            f"ELBO {self.weights.elbo_text}; {self.weights.ess_text}",
-            f"{type(self.q).__name__} over {self.target.dim} unconstrained coordinate(s); "
-            + f"{self.steps:,} steps in {self.seconds:.3g} seconds",
-        ]
+        lines = [f"Not to be believed: {words}" for words in _doubts(self.verdict)]
+        lines.append(f"ELBO {self.weights.elbo_text}; {self.weights.ess_text}")
+        work = f"{self.steps:,} steps"
+        if self.evaluations:
+            work = ", ".join(f"{count:,} {kind}" for kind, count in self.evaluations.items() if count) + " of log p"
+        coordinates = "coordinate" if self.target.dim == 1 else "coordinates"
+        lines.append(
+            f"{type(self.q).__name__} over {self.target.dim} unconstrained {coordinates}; {work} in "
+            f"{self.seconds:.3g} seconds"
+        )
+        return lines
+
+    def _check_usable(self, allow_unreliable: bool) -> None:
+        if not self.verdict.trust.usable and not allow_unreliable:
+            advice = f" {self.verdict.advice[:1].upper()}{self.verdict.advice[1:]}" if self.verdict.advice else ""
+            raise UnreliableError(
+                f"The posterior is {self.verdict}.{advice} To read sds and intervals all the same, give "
+                "allow_unreliable=True."
+            )
 
     def _column(self, column: str) -> dict[str, np.ndarray]:
         return {name: getattr(self._summary.block(name), column).reshape(s) for name, s in self._shapes.items()}
 
     @functools.cached_property
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return self.target.shapes()
+        return in_double(self.target.shapes)()
 
     @functools.cached_property
     def _summary(self) -> Summary:
         return self._summarise((0.05, 0.5, 0.95))
 
+    @in_double
     def _summarise(self, probabilities: tuple[float, ...]) -> Summary:
-        shapes, exact = self._shapes, exact_moments(self.q, self.target)
+        shapes = self._shapes
+        if self.pool is not None:
+            return summarise_pool(shapes, self.pool, probabilities)
+        exact = exact_moments(self.q, self.target)
         if exact.keys() >= shapes.keys():
             return summarise(shapes, {}, exact, probabilities)
         draws = named_draws(self.q, self.target, jax.random.key(SUMMARY_SEED), draws_for(shapes))
         return summarise(shapes, draws, exact, probabilities)
 
 
+@in_double
 def posterior_from(
     target: AbstractTarget,
     q: AbstractFamily,
@@ -143,12 +197,45 @@ def posterior_from(
     reason: str = "",
     n: int = 4000,
 ) -> Posterior:
-    """The `Posterior` of a fitted q, its ELBO and importance weights from `n` fresh draws made with `key`.
+    """The `Posterior` of a fitted q as it is, its ELBO and importance weights from `n` fresh draws made with `key`.
 
-    `reason` says in words how the fit ended, where there is more to say than the status does.
+    `reason` says in words how the fit ended, where there is more to say than the status does. The verdict is
+    `trusted` only where the weights are nearly constant and the fit converged: nothing is corrected here.
     """
-    weights = ImportanceWeights.from_log_weights(log_weights(q, target, key, _checked_count(n)))
-    return Posterior(q, target, status, weights, steps, seconds, dict(history or {}), reason)
+    log_w = log_weights(q, target, key, _checked_count(n))
+    weights = ImportanceWeights.from_log_weights(log_w)
+    verdict = _verdict_of_q(status, weights, log_w)
+    return Posterior(q, target, status, weights, verdict, None, steps, seconds, dict(history or {}), reason)
+
+
+def _verdict_of_q(status: Status, weights: ImportanceWeights, log_w: Float[np.ndarray, " draws"]) -> Verdict:
+    if not math.isfinite(weights.elbo):
+        return Verdict(Trust.FAILED, (weights.warning.rstrip("."),), "check the model, or give another family.")
+    _, khat = smooth_log_weights(log_w)
+    kl = 0.5 * float(np.var(log_w))
+    numbers = {"kl": kl, "khat": khat, "ess": weights.ess}
+    small = kl < SMALL_KL
+    near = f"q is within {max(kl, 0.001):.2g} nats of the posterior"
+    far = f"q is far from the posterior: Pareto k {khat:.2f}, {weights.ess_text}"
+    advice = "leave family= and solver= out, so that the fit is chosen and corrected automatically."
+    if small and status is Status.CONVERGED:
+        return Verdict(Trust.TRUSTED, (near,), numbers=numbers)
+    if small:
+        return Verdict(Trust.UNRELIABLE, (status.message,), status.advice, numbers=numbers)
+    if khat >= khat_threshold(weights.draws) or weights.ess < 0.1 * weights.draws:
+        return Verdict(Trust.UNRELIABLE, (far,), advice, numbers=numbers)
+    off = f"q is about {kl:.2g} nats from the posterior (Pareto k {khat:.2f}, {weights.ess_text}), uncorrected"
+    return Verdict(Trust.UNRELIABLE, (off,), advice, numbers=numbers)
+
+
+def _doubts(verdict: Verdict) -> list[str]:
+    """The names whose means, or sds, cannot be believed."""
+    lines = []
+    for what, ok in (("mean", verdict.mean_ok), ("sd", verdict.sd_ok)):
+        names = [name for name, good in ok.items() if not np.all(good)]
+        if names:
+            lines.append(f"the {what} of {', '.join(names)} (see posterior.verdict.{what}_ok)")
+    return lines
 
 
 def _checked_count(n: object) -> int:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy.special import ndtri
 
+from qphi.draws import Pool
 from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian
 from qphi.targets.base import AbstractTarget, component_names
 
-__all__ = ["Block", "Summary", "draws_for", "exact_moments", "summarise"]
+__all__ = ["Block", "Summary", "draws_for", "exact_moments", "summarise", "summarise_pool"]
 
 DRAWS = 4000  # Monte Carlo error of a mean: 0.016 sd
 FEWEST_DRAWS = 100
@@ -186,6 +187,19 @@ def summarise(
         for name, shape in shapes.items()
     )
     return Summary(blocks, probabilities, max((len(d) for d in draws.values()), default=0))
+
+
+def summarise_pool(shapes: Mapping[str, tuple[int, ...]], pool: Pool, probabilities: tuple[float, ...]) -> Summary:
+    """The table of weighted draws."""
+    blocks = []
+    for name, shape in shapes.items():
+        flat = np.asarray(pool.values[name], np.float64).reshape(len(pool.z), -1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = pool.weights @ flat
+            sd = np.sqrt(pool.weights @ (flat - mean) ** 2)
+        bad = np.sum(~np.isfinite(flat), axis=0)
+        blocks.append(Block(name, shape, mean, sd, pool.quantiles(name, probabilities), bad, False))
+    return Summary(tuple(blocks), probabilities, max(DRAWS, len(pool.z)))
 
 
 def _exact_block(

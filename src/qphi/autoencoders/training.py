@@ -16,7 +16,7 @@ from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.objective import AutoencodingObjective
 from qphi.bounds import ELBO, AbstractBound
 from qphi.loop import Progress, Result, Run, drive, start
-from qphi.solvers import AbstractSolver, Problem, StochasticGradient
+from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
 from qphi.stopping import Plateau
 
 __all__ = ["Training", "hold_out", "plan"]
@@ -33,7 +33,7 @@ class Training:
     """A fit that is set up: what `drive` needs, chosen from the data by `plan`."""
 
     problem: Problem
-    solver: AbstractSolver
+    solver: AbstractNoisySolver
     stopping: Plateau
     trained: Any
     key: PRNGKeyArray
@@ -106,7 +106,7 @@ def plan(
     patience: int = 8,
     refinements: int = 2,
     slice_size: int | None = None,
-    solver: AbstractSolver | None = None,
+    solver: AbstractNoisySolver | None = None,
 ) -> Training:
     """Choose batch size, check interval and averaging from the number of rows.
 

@@ -4,6 +4,7 @@ from qphi.families.base import AbstractFamily, AbstractTransport, Batch
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
+from qphi.families.mixture import GaussianMixture
 
 __all__ = [
     "AbstractFamily",
@@ -12,6 +13,7 @@ __all__ = [
     "DiagonalGaussian",
     "FromNumPyro",
     "FullRankGaussian",
+    "GaussianMixture",
     "StandardNormal",
     "as_family",
     "has_kl",

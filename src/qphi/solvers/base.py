@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.bounds.objective import AbstractObjective
 
-__all__ = ["AbstractSolver", "Layout", "Problem", "StepInfo", "blame_order"]
+__all__ = ["AbstractNoisySolver", "AbstractSolver", "Layout", "Problem", "StepInfo", "blame_order"]
 
 
 class Layout(eqx.Module):
@@ -116,6 +116,10 @@ class AbstractSolver(eqx.Module):
     @abc.abstractmethod
     def answer(self, state: PyTree) -> Float[Array, " parameters"]:
         """The trained numbers as they should be used now (an average of iterates, say)."""
+
+
+class AbstractNoisySolver(AbstractSolver):
+    """A solver of a noisy objective: it cannot know that it is done, so the loop's plateau rule tells it."""
 
     @abc.abstractmethod
     def refine(self, state: PyTree, answer: Float[Array, " parameters"]) -> tuple[PyTree, Bool[Array, ""]]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from qphi.solvers.base import AbstractSolver, Problem, StepInfo, blame_order
+from qphi.solvers.base import AbstractNoisySolver, Problem, StepInfo, blame_order
 
 __all__ = ["StochasticGradient"]
 
@@ -27,7 +27,7 @@ class _State(eqx.Module):
     since: Int[Array, ""]  # steps in the average
 
 
-class StochasticGradient(AbstractSolver):
+class StochasticGradient(AbstractNoisySolver):
     """Adam on the objective's surrogate; the answer is an exponential average of the iterates.
 
     Averaging is what makes a noisy iterate an answer: on a conjugate model the last Adam iterate errs by 0.12 sd, the

@@ -70,6 +70,10 @@ class AbstractTarget(eqx.Module):
         """
         return jax.random.uniform(key, (self.dim,), minval=-START_RADIUS, maxval=START_RADIUS)
 
+    def center(self) -> Float[Array, " dim"]:
+        """The middle of where starts are looked for: zero, unless the target knows better."""
+        return jnp.zeros(self.dim)
+
     def log_density_parts(self, z: Float[Array, " dim"]) -> dict[str, Float[Array, ""]]:
         """Named terms that sum to `log_density`: what to look at when it is not finite."""
         return {"log_density": self.log_density(z)}

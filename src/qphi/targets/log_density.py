@@ -94,6 +94,9 @@ class LogDensity(AbstractTarget):
         """The example, on the unconstrained scale, whatever the key."""
         return self.origin.astype(default_dtype())
 
+    def center(self) -> Float[Array, " dim"]:
+        return self.origin
+
     def log_density_parts(self, z: Float[Array, " dim"]) -> dict[str, Float[Array, ""]]:
         """`log_density` as written by the user, and `log_jacobian` of each constrained name."""
         values, parts = {}, {}

@@ -1,0 +1,137 @@
+"""The verdict on a posterior, from what was measured: thresholds, words and advice."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool
+
+from qphi.checks.pareto import khat_threshold
+from qphi.checks.settle import Settling
+from qphi.checks.weighted import Moments, WeightCheck
+from qphi.solvers.exact import Gaussian
+from qphi.verdict import Trust
+
+__all__ = ["Circumstances", "Judgement", "believable", "by_chains", "by_weights"]
+
+_SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
+_FEWEST_ESS, _ESS_SHARE = 400, 0.05
+_MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
+_KHAT = 0.7
+_DISAGREEMENT = 0.3  # posterior sds between chains and weights that both look good
+_FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
+_ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
+
+_LONGER = "try effort='thorough', which runs Markov chains from q for longer, or another parameterisation."
+_CHECK_MODEL = "check the model: a prior that is missing, a direction without data, or another parameterisation."
+_TAILS = "report medians and quantiles of the values marked, whose means or sds may not exist."
+
+
+@dataclasses.dataclass(frozen=True)
+class Circumstances:
+    """What a judgement needs to know of how the fit went. `fitted_elbo` and `converged` are the best mode's."""
+
+    q: Gaussian
+    modes: int
+    converged: bool
+    fitted_elbo: float
+    late: bool
+    thorough: bool
+
+    @property
+    def advice(self) -> str:
+        """What is left to try."""
+        return _CHECK_MODEL if self.thorough else _LONGER
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """A word, why, and what to do."""
+
+    trust: Trust
+    reasons: tuple[str, ...]
+    advice: str = ""
+
+
+def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
+    """For each column, whether its mean and its sd have errors that are small and can be relied on."""
+    constant = m.sd <= 1e-12 * (1 + np.abs(m.mean))
+    with np.errstate(invalid="ignore"):
+        mean_ok = constant | ((m.mean_khat < _KHAT) & (m.mean_error < _MEAN_ERROR * m.sd))
+        sd_ok = constant | ((m.sd_khat < _KHAT) & (m.sd_error < _SD_ERROR * m.sd))
+    return mean_ok, sd_ok
+
+
+def by_weights(case: Circumstances, check: WeightCheck, moments: Moments) -> Judgement:
+    """Trusted where weights are nearly constant and nothing speaks against it; corrected where they can be used.
+
+    Nearly constant: the variance of the lifted log weights below 0.1, a KL of 0.05 nats, whatever Pareto k is. Usable:
+    k below its threshold and an ESS of 400 and a twentieth of the pairs. Either way every mean and sd has to have a
+    small error of its own.
+    """
+    if not math.isfinite(check.log_evidence):
+        return Judgement(Trust.FAILED, ("log p is not finite around the best place that was found",), _CHECK_MODEL)
+    mean_ok, sd_ok = believable(moments)
+    believed = bool(mean_ok.all() and sd_ok.all())
+    reasons = []
+    if case.late:
+        reasons.append("the time budget ended before the checks did")
+    if not case.converged:
+        reasons.append(_unconverged(case.q))
+    if case.modes == 1 and abs(check.elbo - case.fitted_elbo) > _ELBO_GAP + 4 * check.elbo_standard_error:
+        reasons.append(f"the ELBO is {check.elbo:.2f} nats on fresh draws, {case.fitted_elbo:.2f} on those fitted to")
+    if not believed:
+        reasons.append(_doubtful(mean_ok, sd_ok))
+    reasons += _modes(case)
+    near = check.log_weight_variance < _SMALL_VARIANCE
+    if near and not reasons:
+        kl = max(check.log_weight_variance / 2, 0.001)
+        return Judgement(Trust.TRUSTED, (f"q is within {kl:.2g} nats of the posterior",))
+    enough = check.khat < khat_threshold(check.pairs) and check.ess > max(_FEWEST_ESS, _ESS_SHARE * check.pairs)
+    if not (near or enough):
+        reasons.append(f"importance weights have Pareto k {check.khat:.2f} and ESS {check.ess:.0f} of {check.pairs}")
+    elif believed and not case.late:
+        reasons.append(f"moments are importance weighted (ESS {check.ess:.0f} of {check.pairs})")
+        return Judgement(Trust.CORRECTED, tuple(reasons))
+    return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
+
+
+def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: Moments | None) -> Judgement:
+    """Corrected where chains have settled and every mean and sd can be believed. `other`: good weighted moments."""
+    said = f"{settling.chains} Markov chains from q, {settling.moves} moves"
+    reasons = _modes(case)
+    if not settling.settled:
+        reasons.append(f"{said}, have not settled (R-hat {settling.rhat:.2f}, drift {settling.drift:.2f} sd)")
+        return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
+    reasons.append(f"draws are those of {said} (R-hat {settling.rhat:.2f})")
+    mean_ok, sd_ok = believable(moments)
+    if not (mean_ok.all() and sd_ok.all()):
+        return Judgement(Trust.UNRELIABLE, (_doubtful(mean_ok, sd_ok), *reasons), _TAILS)
+    if other is not None:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            moved = np.abs(moments.mean - other.mean) / other.sd
+        if np.nanmax(moved, initial=0.0) > _DISAGREEMENT:
+            return Judgement(
+                Trust.UNRELIABLE, ("chains moved away from weights that looked good", *reasons), _CHECK_MODEL
+            )
+    return Judgement(Trust.CORRECTED, tuple(reasons))
+
+
+def _modes(case: Circumstances) -> list[str]:
+    if case.modes == 1:
+        return []
+    return [f"{case.modes} modes were found; their weights come from importance sampling"]
+
+
+def _doubtful(mean_ok: np.ndarray, sd_ok: np.ndarray) -> str:
+    return f"the tails leave {np.sum(~mean_ok)} mean(s) and {np.sum(~sd_ok)} sd(s) uncertain"
+
+
+def _unconverged(q: Gaussian) -> str:
+    scale = np.sqrt(np.sum(q.tril**2, axis=1))
+    widest = int(np.argmax(scale))
+    if scale[widest] < _FLAT:
+        return "the fit has not converged"
+    return f"unconstrained coordinate {widest} has an sd of {scale[widest]:.1g} and growing: it may be improper"

@@ -1,0 +1,100 @@
+"""Pareto-smoothed importance sampling: how heavy the tail of importance weights is, and a tamer version of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+__all__ = ["khat_threshold", "smooth_log_weights", "tail_shape", "tail_size"]
+
+_PRIOR_DRAWS, _PRIOR_SHAPE = 10, 0.5  # a weak prior that steadies k on short tails (Vehtari et al. 2024, appendix G)
+_FEWEST = 5  # tail draws; with fewer nothing is said
+
+
+def tail_size(draws: int) -> int:
+    """How many of the largest weights count as the tail: min(S / 5, 3 sqrt(S)) (Vehtari et al. 2024)."""
+    return math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
+
+
+def khat_threshold(draws: int) -> float:
+    """Above this k the weighted mean of `draws` draws is not to be relied on: min(1 - 1 / log10 S, 0.7)."""
+    return min(1 - 1 / math.log10(draws), 0.7)
+
+
+def smooth_log_weights(log_w: Float[np.ndarray, " draws"]) -> tuple[Float[np.ndarray, " draws"], float]:
+    """Pareto-smoothed log weights, and k, the shape of their tail.
+
+    The largest weights are replaced by the expected order statistics of a generalised Pareto distribution fitted to
+    them, and none exceeds the largest raw one. k < 0.5: the weights have a variance; k < 0.7: weighted means can be
+    relied on; k >= 1: they have no mean. -inf (density zero) is allowed, NaN and +inf give k = inf unchanged. Source:
+    Vehtari, Simpson, Gelman, Yao & Gabry (JMLR 2024, arXiv 1507.02646).
+    """
+    log_w = np.asarray(log_w, np.float64)
+    if np.isnan(log_w).any() or np.isposinf(log_w).any():
+        return log_w, math.inf
+    count = tail_size(log_w.size)
+    top = log_w.max(initial=-np.inf)
+    order = np.argsort(log_w, kind="stable")
+    tail, cutoff = order[-count:], log_w[order[-count - 1]] if log_w.size > count else -np.inf
+    if count < _FEWEST or not np.isfinite(top) or not np.isfinite(cutoff):
+        return log_w, math.inf if not np.isfinite(top) or not np.isfinite(cutoff) else 0.0
+    excess = np.exp(log_w[tail] - top) - math.exp(cutoff - top)
+    if excess[-1] <= 1e-12:  # constant: no tail to speak of
+        return log_w, -math.inf
+    shape, scale = _fit_pareto(np.maximum(excess, 1e-300))
+    probabilities = (np.arange(count) + 0.5) / count
+    with np.errstate(over="ignore"):  # an infinite quantile is cut at the largest weight
+        quantiles = math.exp(cutoff - top) + _pareto_quantiles(probabilities, shape, scale)
+    smoothed = log_w.copy()
+    smoothed[tail] = np.minimum(np.log(quantiles), 0.0) + top
+    return smoothed, shape
+
+
+def tail_shape(ratios: Float[np.ndarray, "draws *columns"]) -> Float[np.ndarray, "*columns"]:
+    """k of the upper tail of each column of non-negative numbers, such as |h(z)| w(z): whether their mean exists.
+
+    inf for a column with NaN or infinite entries, -inf for one without any spread.
+    """
+    flat = np.asarray(ratios, np.float64).reshape(len(ratios), -1)
+    count = tail_size(len(flat))
+    shapes = np.empty(flat.shape[1])
+    for i, column in enumerate(flat.T):
+        if not np.isfinite(column).all():
+            shapes[i] = math.inf
+            continue
+        top = np.partition(column, -count - 1)[-count - 1 :]
+        top.sort()
+        if top[-1] <= top[0] * (1 + 1e-12) or top[-1] <= 0:
+            shapes[i] = -math.inf
+            continue
+        shapes[i], _ = _fit_pareto(np.maximum((top[1:] - top[0]) / top[-1], 1e-300))
+    return shapes.reshape(np.shape(ratios)[1:])
+
+
+def _fit_pareto(excess: Float[np.ndarray, " tail"]) -> tuple[float, float]:
+    """Shape and scale of a generalised Pareto distribution, by the empirical Bayes estimate of Zhang & Stephens (2009).
+
+    theta = shape / scale on a grid weighted by its profile likelihood; then the shape is shrunk towards 1/2.
+    """
+    x = np.sort(excess)
+    n = x.size
+    points = 30 + int(math.sqrt(n))
+    quarter = x[int(n / 4 + 0.5) - 1]
+    grid = 1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))
+    theta = grid / (3 * quarter) + 1 / x[-1]
+    shapes = np.mean(np.log1p(-theta[:, None] * x), axis=1)
+    profile = n * (np.log(-theta / shapes) - shapes - 1)
+    weights = np.exp(profile - profile.max())
+    weights /= weights.sum()
+    estimate = np.sum(theta * weights)
+    shape = float(np.mean(np.log1p(-estimate * x)))
+    scale = -shape / estimate
+    return (n * shape + _PRIOR_DRAWS * _PRIOR_SHAPE) / (n + _PRIOR_DRAWS), scale
+
+
+def _pareto_quantiles(p: Float[np.ndarray, " n"], shape: float, scale: float) -> Float[np.ndarray, " n"]:
+    if abs(shape) < 1e-12:
+        return -scale * np.log1p(-p)
+    return scale * np.expm1(-shape * np.log1p(-p)) / shape

@@ -1,0 +1,144 @@
+"""What can be wrong with a log density, looked for before any fitting: some hundred evaluations, each with advice."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from qphi.targets.base import Site
+from qphi.targets.oracle import Oracle
+
+__all__ = ["Finding", "preflight"]
+
+_PLACES = 3  # at which derivatives are checked
+_STEP = 1e-5  # of central differences, times 1 + |z|: errors of 1e-10 in smooth functions
+_AGREEMENT = 1e-3  # relative difference of a derivative from its central difference
+_REMOTE = (1e9, 1e12)  # where a proper posterior has fallen, even one with an sd of a million
+_MOST_SITES = 20  # checked one by one
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One check: what it is called, whether it passed, and otherwise what was found and what to do about it."""
+
+    name: str
+    passed: bool
+    found: str = ""
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: ok" if self.passed else f"{self.name}: {self.found}. {self.advice}"
+
+
+def preflight(
+    oracle: Oracle, starts: Float[np.ndarray, "starts dim"], random: np.random.Generator
+) -> tuple[Finding, ...]:
+    """The findings, in the order of the checks. `starts` are dispersed places; some with a finite density.
+
+    finite      log p and its gradient over the starts: NaN and infinite values are counted and never replaced
+    derivative  the gradient along a random direction, at three starts, against a central difference; where they
+                disagree, again for each named value, to name the ones to blame
+    smooth      no coordinate has a gradient of exactly zero at every start (a step function, an integer cast, a value
+                that log p does not depend on)
+    proper      log p has fallen far out along every coordinate, both ways: else the posterior has no finite mass
+
+    They see wrong derivatives, not wrong models; and a direction that is improper without being a coordinate is left
+    to the checks of the fit.
+    """
+    with np.errstate(all="ignore"):
+        value, gradient = oracle.gradients(starts)
+        good = np.isfinite(value) & np.isfinite(gradient).all(axis=1)
+        findings = [_finite(value, good)]
+        if good.any():
+            places = starts[good][:_PLACES]
+            findings.append(_derivative(oracle, places, random))
+            findings.append(_smooth(oracle, gradient[good]))
+            findings.append(_proper(oracle, starts[good][0]))
+    return tuple(findings)
+
+
+def _finite(value: Float[np.ndarray, " starts"], good: np.ndarray) -> Finding:
+    nan, infinite = int(np.isnan(value).sum()), int(np.isinf(value).sum())
+    rest = int((~good).sum()) - nan - infinite
+    found = f"{len(good) - int(good.sum())} of {len(good)} starts: {nan} NaN, {infinite} infinite" + (
+        f", {rest} with a gradient that is not finite" if rest else ""
+    )
+    advice = "Look for log(0), 0/0 and overflow; density zero outside a support is better written as a support."
+    # -inf is a place without mass, which a model may have; NaN, or nothing finite at all, is a fault
+    return Finding("finite", bool(good.any()) and nan == 0 and rest == 0, found, advice)
+
+
+def _derivative(oracle: Oracle, places: Float[np.ndarray, "places dim"], random: np.random.Generator) -> Finding:
+    direction = random.standard_normal(oracle.dim)
+    if _agrees(oracle, places, direction):
+        return Finding("derivative", True)
+    wrong = []
+    for name, block in _blocks(oracle)[:_MOST_SITES]:
+        along = np.zeros(oracle.dim)
+        along[block] = direction[block]
+        if not _agrees(oracle, places, along):
+            wrong.append(name)
+    found = f"the gradient disagrees with central differences ({', '.join(wrong) or 'along a random direction'})"
+    advice = "A kink, a jump, float32 inside the model, or a custom derivative: the fit may stop early or drift."
+    return Finding("derivative", False, found, advice)
+
+
+def _agrees(oracle: Oracle, places: Float[np.ndarray, "places dim"], direction: Float[np.ndarray, " dim"]) -> bool:
+    direction = direction / np.linalg.norm(direction)
+    # a step that is small for every coordinate, however their sizes differ
+    size = _STEP * (1 + np.abs(places).max(axis=1, keepdims=True))
+    value, gradient = oracle.gradients(np.concatenate([places, places + size * direction, places - size * direction]))
+    n = len(places)
+    difference = (value[n : 2 * n] - value[2 * n :]) / (2 * size[:, 0])
+    slope = gradient[:n] @ direction
+    curvature = np.abs((gradient[n : 2 * n] - gradient[2 * n :]) @ direction)
+    rounding = 1e-15 * np.abs(value[:n]) / size[:, 0]
+    scale = np.maximum(np.abs(slope), np.abs(difference))
+    # where the slope itself turns over within the step, a difference cannot tell
+    allowed = _AGREEMENT * scale + 10 * rounding + 0.1 * curvature + 1e-8
+    return bool(np.all(np.abs(difference - slope) <= allowed))
+
+
+def _smooth(oracle: Oracle, gradient: Float[np.ndarray, "starts dim"]) -> Finding:
+    flat = np.all(gradient == 0, axis=0)
+    if not flat.any():
+        return Finding("smooth", True)
+    found = f"log p does not change with {_names(oracle, flat)}, as far as its gradient says"
+    advice = (
+        "A step function, an integer cast or stop_gradient hides the change; or the value plays no part: leave it out."
+    )
+    return Finding("smooth", False, found, advice)
+
+
+def _proper(oracle: Oracle, place: Float[np.ndarray, " dim"]) -> Finding:
+    here = float(oracle.values(place[None])[0])
+    ways = np.concatenate([sign * distance * np.eye(oracle.dim) for distance in _REMOTE for sign in (1, -1)])
+    value = oracle.values(place + ways).reshape(len(_REMOTE), 2, oracle.dim)
+    # heavy tails fall slowly: a Cauchy by 40 nats. What does not fall by one nat at both distances has no tail.
+    stays = np.all(value > here - 1, axis=0).any(axis=0)  # False for NaN
+    if not stays.any():
+        return Finding("proper", True)
+    found = f"log p does not fall far out along {_names(oracle, stays)}: the posterior is improper"
+    return Finding("proper", False, found, "Give it a prior, or data that it depends on.")
+
+
+def _blocks(oracle: Oracle) -> list[tuple[str, slice]]:
+    """Names of the values and their slices of z; of the coordinates themselves, where the target has no sites."""
+    sites: Sequence[Site] = getattr(oracle.target, "sites", ())
+    if not sites:
+        return [(f"z[{i}]", slice(i, i + 1)) for i in range(oracle.dim)]
+    ends = np.cumsum([site.size for site in sites]).tolist()
+    return [(site.name, slice(end - site.size, end)) for site, end in zip(sites, ends, strict=True)]
+
+
+def _names(oracle: Oracle, marked: np.ndarray) -> str:
+    names = []
+    for name, block in _blocks(oracle):
+        count = int(marked[block].sum())
+        if count:
+            names.append(name if count == math.prod(marked[block].shape) else f"{count} of {name}")
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

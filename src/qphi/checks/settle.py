@@ -1,0 +1,108 @@
+"""Run short chains from weighted draws until they have settled, or their budget is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from qphi.checks.chains import Ensemble, worst_rhat
+from qphi.checks.weighted import flattened
+from qphi.solvers.exact import Gaussian, nearest
+from qphi.targets.oracle import Oracle
+
+__all__ = ["Settling", "settle"]
+
+_WARM_MOVES = 24  # in which the step size is learned
+_THIN = 4  # moves between two recorded states
+_FIRST_STATES, _FEWEST_STATES = 16, 8
+_RHAT, _DRIFT = 1.1, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settling:
+    """Draws of the second half of the recorded states, and whether the chains had settled by then.
+
+    `rhat`: the worst rank-normalised R-hat; `drift`: how far, in sds of ranks, a mean moved from the first half of
+    these draws to the second, beyond its noise. Both within the chains of each mode.
+    """
+
+    z: Float[np.ndarray, "draws dim"]
+    values: dict[str, np.ndarray]
+    chains: int
+    moves: int
+    acceptance: float
+    rhat: float
+    drift: float
+
+    @property
+    def settled(self) -> bool:
+        """Whether the draws can stand for the posterior's, as far as the chains can tell."""
+        return self.rhat < _RHAT and self.drift < _DRIFT
+
+
+def settle(
+    oracle: Oracle,
+    parts: tuple[Gaussian, ...],
+    z: Float[np.ndarray, "draws dim"],
+    weights: Float[np.ndarray, " draws"],
+    random: np.random.Generator,
+    *,
+    chains: int,
+    most_moves: int,
+    deadline: float,
+) -> Settling | None:
+    """Chains from `chains` of the weighted draws; their length doubles until they have settled.
+
+    None when `time.monotonic()` passes `deadline` before there is anything to look at.
+    """
+    ends = np.cumsum(weights)
+    chosen = np.searchsorted(ends / ends[-1], (np.arange(chains) + random.uniform()) / chains)
+    start = z[random.permutation(np.minimum(chosen, len(z) - 1))]
+    part_of = nearest(parts, start)
+    ensemble = Ensemble.at(parts, part_of, start)
+    for i in range(_WARM_MOVES):
+        ensemble.rate = 0.5 / math.sqrt(1 + i / 4)
+        ensemble.move(oracle, random)
+        if time.monotonic() > deadline:
+            return None
+    ensemble.rate = 0.0
+    states: list[np.ndarray] = []
+    wanted = _FIRST_STATES
+    while True:
+        while len(states) < wanted and time.monotonic() <= deadline:
+            for _ in range(_THIN):
+                ensemble.move(oracle, random)
+            states.append(ensemble.z)
+        if len(states) < _FEWEST_STATES:
+            return None
+        late = np.array(states[len(states) // 2 :])
+        values = oracle.constrained(late.reshape(-1, oracle.dim))
+        rhat, drift = _measured(flattened(values).reshape(len(late), chains, -1), part_of)
+        found = Settling(late.reshape(-1, oracle.dim), values, chains, ensemble.moves, ensemble.accepted, rhat, drift)
+        spent = len(states) < wanted or ensemble.moves + _THIN * len(states) > most_moves
+        if found.settled or spent:
+            return found
+        wanted = 2 * len(states)
+
+
+def _measured(
+    draws: Float[np.ndarray, "times chains columns"], part_of: Int[np.ndarray, " chains"]
+) -> tuple[float, float]:
+    """R-hat and drift, within the chains of each mode: chains of different modes never meet, and need not."""
+    rhat, drift = 1.0, 0.0
+    draws = draws[:, :, draws.reshape(-1, draws.shape[-1]).std(axis=0) > 0]
+    for c in np.unique(part_of):
+        own = draws[:, part_of == c]
+        if own.shape[1] < 4:
+            continue
+        rhat = max(rhat, worst_rhat(own))
+        half, count = len(own) // 2, own.shape[0] * own.shape[1]
+        # in ranks, scaled to the sd of a uniform: heavy tails have no say
+        ranks = own.reshape(count, -1).argsort(axis=0).argsort(axis=0).reshape(own.shape) / count * math.sqrt(12)
+        moved = np.abs(ranks[:half].mean(axis=(0, 1)) - ranks[half:].mean(axis=(0, 1)))
+        drift = max(drift, float(np.max(moved - 3 * math.sqrt(4 / count), initial=0.0)))
+    return rhat, drift

@@ -1,0 +1,128 @@
+"""Weighted draws: moments of everything that is reported, with their errors and whether these can be believed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import logsumexp
+
+from qphi.checks.pareto import smooth_log_weights, tail_shape
+
+__all__ = ["Moments", "WeightCheck", "check_weights", "flattened", "unflattened", "weighted_moments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightCheck:
+    """What the weights w = p / r of reflected pairs say about a proposal r, and log q of the Gaussian inside it.
+
+    `elbo` is that of the Gaussian, `kl` = `log_evidence` - `elbo` its distance from the posterior; nats.
+    `log_weight_variance` is of log p / q over the Gaussian's own pairs, lifted: twice the KL that lifting leaves, when
+    that is small. `khat` and `ess` are of the pairs' weights under the defensive proposal.
+    """
+
+    pairs: int
+    elbo: float
+    elbo_standard_error: float
+    log_evidence: float
+    log_evidence_standard_error: float
+    log_weight_variance: float
+    khat: float
+    ess: float
+
+    @property
+    def kl(self) -> float:
+        """KL(q || p) of the Gaussian, nats."""
+        return max(self.log_evidence - self.elbo, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Of each column: mean and sd with Monte Carlo standard errors, and the tail shape k of what they average."""
+
+    mean: Float[np.ndarray, " columns"]
+    sd: Float[np.ndarray, " columns"]
+    mean_error: Float[np.ndarray, " columns"]
+    sd_error: Float[np.ndarray, " columns"]
+    mean_khat: Float[np.ndarray, " columns"]
+    sd_khat: Float[np.ndarray, " columns"]
+
+
+def check_weights(
+    log_p: Float[np.ndarray, " draws"],
+    log_r: Float[np.ndarray, " draws"],
+    log_q: Float[np.ndarray, " draws"],
+    is_gaussian: np.ndarray,
+) -> tuple[WeightCheck, Float[np.ndarray, " draws"]]:
+    """The check, and normalised, Pareto-smoothed weights of the draws (rows i and n/2 + i are a pair)."""
+    log_w = log_p - log_r
+    pairs = len(log_w) // 2
+    halves = log_w.reshape(2, pairs)
+    log_pair = np.asarray(logsumexp(halves, axis=0))
+    smoothed, khat = smooth_log_weights(log_pair)
+    with np.errstate(invalid="ignore"):
+        split = np.where(np.isfinite(log_pair), halves - log_pair, -math.log(2))
+    top = smoothed.max()
+    weights = np.exp(smoothed - top)
+    ess = float(weights.sum() ** 2 / np.sum(weights**2)) if np.isfinite(top) else 0.0
+    log_evidence = float(top + math.log(weights.mean() / 2)) if np.isfinite(top) else -math.inf
+    own = (log_p - log_q)[is_gaussian].reshape(2, -1)
+    lifted = np.asarray(logsumexp(own, axis=0)) - math.log(2)
+    paired = own.mean(axis=0)
+    finite = bool(np.isfinite(paired).all())
+    with np.errstate(over="ignore"):
+        spread = float(paired.std(ddof=1)) if finite else math.nan
+        variance = float(lifted.var(ddof=1)) if np.isfinite(lifted).all() else math.inf
+    check = WeightCheck(
+        pairs=pairs,
+        elbo=float(paired.mean()),  # -inf or NaN where a draw's is
+        elbo_standard_error=spread / math.sqrt(paired.size),
+        log_evidence=log_evidence,
+        log_evidence_standard_error=math.sqrt(max(1 / ess - 1 / pairs, 0)) if ess else math.inf,
+        log_weight_variance=variance,
+        khat=khat,
+        ess=ess,
+    )
+    point = (weights / weights.sum()) * np.exp(split)
+    return check, point.ravel()
+
+
+def weighted_moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]) -> Moments:
+    """Self-normalised importance sampling estimates; standard errors over pairs by the delta method.
+
+    The tail shapes are of w |h - mean| and of w (h - mean)^2, summed over pairs: above 0.7 the average has no error
+    that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
+    """
+    pairs = len(values) // 2
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = weights @ values
+        centered = values - mean
+        first = weights[:, None] * centered
+        second = first * centered
+        # of absolute values: where the two of a pair cancel, what is left is rounding, whose tail says nothing
+        size = np.abs(first[:pairs]) + np.abs(first[pairs:])
+        first, second = first[:pairs] + first[pairs:], second[:pairs] + second[pairs:]
+        variance = second.sum(axis=0)
+        sd = np.sqrt(variance)
+        pair_weight = (weights[:pairs] + weights[pairs:])[:, None]
+        mean_error = np.sqrt(np.sum(first**2, axis=0))
+        sd_error = np.sqrt(np.sum((second - pair_weight * variance) ** 2, axis=0)) / (2 * sd)
+    return Moments(mean, sd, mean_error, sd_error, tail_shape(size), tail_shape(second))
+
+
+def flattened(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "draws columns"]:
+    """Named draws side by side, a column for each component."""
+    return np.concatenate([np.asarray(v, np.float64).reshape(len(v), -1) for v in values.values()], axis=1)
+
+
+def unflattened(columns: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One number for each column, named and shaped as the values are."""
+    named, begin = {}, 0
+    for name, value in values.items():
+        size = math.prod(value.shape[1:])
+        named[name] = columns[begin : begin + size].reshape(value.shape[1:])
+        begin += size
+    return named

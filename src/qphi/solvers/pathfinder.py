@@ -1,0 +1,135 @@
+"""Pathfinder: quasi-Newton climbs that keep the Gaussian of highest ELBO seen on their way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import LinAlgError, cholesky
+
+from qphi.solvers.exact import AbstractExactSolver, Gaussian
+from qphi.targets.oracle import Oracle
+
+__all__ = ["Path", "Pathfinder"]
+
+_SUFFICIENT = 1e-4  # Armijo's constant
+_CURVATURE = 1e-10  # least cosine of the angle between a step and its change of gradient
+_SHORTEST = 1e-14  # share of a full step
+
+
+@dataclasses.dataclass
+class Path:
+    """One climb. `energy` is -log p; the next trial is `place` + `stride` * `full_step`."""
+
+    place: Float[np.ndarray, " dim"]
+    inverse: Float[np.ndarray, "dim dim"]  # of the Hessian of the energy, as estimated so far: positive definite
+    energy: float = math.inf
+    slope: Float[np.ndarray, " dim"] | None = None
+    stride: float = 1.0
+    updates: int = 0  # of `inverse`
+    steps: int = 0
+    best: Gaussian | None = None
+    best_elbo: float = -math.inf
+
+    @property
+    def full_step(self) -> Float[np.ndarray, " dim"]:
+        """To the minimum of the quadratic model."""
+        assert self.slope is not None
+        return -self.inverse @ self.slope
+
+    @property
+    def decrement(self) -> float:
+        """Nats that a full step promises."""
+        return math.inf if self.slope is None else 0.5 * float(self.slope @ self.inverse @ self.slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathfinder(AbstractExactSolver[list[Path]]):
+    """BFGS from each start at once; along the way N(z + B g, B) is scored, B the inverse Hessian estimated so far.
+
+    The answer is the Gaussian of highest ELBO on any path, which need not be at its end: where the density grows
+    without bound while its volume vanishes (a funnel's neck), the end is useless and the path is not. A step asks for
+    one gradient for each path and for each of the fixed draws `eps` that score it, in one call. A path has finished
+    when a full step promises less than `tolerance` nats, or when steps have become too short to matter.
+
+    Differs from the source in a dense B (no history length to choose; d^2 numbers) and in fixed draws. Source: Zhang,
+    Carpenter, Gelman & Vehtari (JMLR 2022, arXiv 2108.03782).
+    """
+
+    eps: Float[np.ndarray, "draws dim"]
+    tolerance: float = 1e-6
+
+    def init(self, oracle: Oracle, start: Float[np.ndarray, "starts dim"]) -> list[Path]:
+        return [Path(np.array(z), np.eye(oracle.dim)) for z in start]
+
+    def step(self, oracle: Oracle, state: list[Path]) -> list[Path]:
+        going = [path for path in state if not self._ended(path)]
+        trials = [path.place if path.slope is None else path.place + path.stride * path.full_step for path in going]
+        scored = [(path, self._gaussian(path)) for path in going if path.updates]
+        scored = [(path, q) for path, q in scored if q is not None]
+        draws = [q.transport(self.eps) for _, q in scored]
+        with np.errstate(all="ignore"):
+            values, gradients = oracle.gradients(np.concatenate([np.array(trials), *draws]))
+            for (path, q), log_p in zip(scored, values[len(going) :].reshape(-1, len(self.eps)), strict=True):
+                elbo = float(np.mean(log_p)) + q.entropy
+                if elbo > path.best_elbo:  # False for NaN
+                    path.best, path.best_elbo = q, elbo
+            for path, trial, value, gradient in zip(going, trials, values, gradients, strict=False):
+                _advance(path, trial, -float(value), -gradient)
+        return state
+
+    def finished(self, state: list[Path]) -> bool:
+        return all(self._ended(path) for path in state)
+
+    def answer(self, state: list[Path]) -> Gaussian | None:
+        return max(state, key=lambda path: path.best_elbo).best
+
+    def _ended(self, path: Path) -> bool:
+        return path.decrement <= self.tolerance or path.stride < _SHORTEST
+
+    def _gaussian(self, path: Path) -> Gaussian | None:
+        try:
+            return Gaussian(path.place + path.full_step, cholesky(path.inverse, lower=True))
+        except (LinAlgError, ValueError):  # ValueError: not finite
+            return None
+
+
+def _advance(path: Path, trial: Float[np.ndarray, " dim"], energy: float, slope: Float[np.ndarray, " dim"]) -> None:
+    """Accept the trial, or shorten the stride."""
+    finite = math.isfinite(energy) and bool(np.isfinite(slope).all())
+    path.steps += 1
+    if path.slope is None:
+        if finite:
+            path.energy, path.slope = energy, slope
+            path.stride = 1 / max(1.0, float(np.linalg.norm(slope)))
+        else:
+            path.stride = 0.0  # a start without a density: this path has ended
+        return
+    promised = float(path.slope @ path.full_step)  # negative
+    if not (finite and energy <= path.energy + _SUFFICIENT * path.stride * promised):
+        rise = energy - path.energy - promised * path.stride
+        # the minimum of the parabola through what is known, within bounds
+        parabola = -0.5 * promised * path.stride / rise if finite and rise > 0 else 0.1
+        path.stride *= min(max(parabola, 0.1), 0.5)
+        return
+    _update(path, trial - path.place, slope - path.slope)
+    # without an idea of the scale, twice as far each time
+    path.stride = 1.0 if path.updates else 2 * path.stride
+    path.place, path.energy, path.slope = trial, energy, slope
+
+
+def _update(path: Path, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"]) -> None:
+    """BFGS: B <- (I - r s y') B (I - r y s') + r s s', r = 1 / s'y; unchanged without positive curvature.
+
+    Before the first update B is set to the curvature just seen, s'y / y'y (Nocedal & Wright 2006, eq. 6.20).
+    """
+    sy = float(moved @ change)
+    if not sy > _CURVATURE * float(np.linalg.norm(moved) * np.linalg.norm(change)):
+        return
+    b = path.inverse if path.updates else path.inverse * (sy / float(change @ change))
+    by = b @ change
+    cross = np.outer(moved, by) / sy
+    path.inverse = b - cross - cross.T + (1 + float(change @ by) / sy) * np.outer(moved, moved) / sy
+    path.updates += 1

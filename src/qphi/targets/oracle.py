@@ -1,0 +1,121 @@
+"""What solvers and checks ask of a target: values, gradients and Hessians at many points, compiled once each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from qphi.precision import double
+from qphi.targets.base import AbstractTarget
+
+__all__ = ["Oracle"]
+
+_NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
+_ROWS = (16, 64, 256, 1024)  # sizes of compiled calls; the rest of the last call repeats a row
+
+
+class Oracle:
+    """A target as NumPy code sees it, in double precision, with counts of what it was asked.
+
+    The algebra of small matrices is done on the host, where it costs no compilation; only the model's own density is
+    compiled: once for values, once for gradients, once for Hessians, in calls of a few fixed sizes. A second oracle of
+    the same model and shapes compiles nothing. Counts are of points: one value, gradient or Hessian each.
+    """
+
+    def __init__(self, target: AbstractTarget):
+        self.target = target
+        self.values_asked = self.gradients_asked = self.hessians_asked = 0
+        self._data = max(1, sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array))))
+
+    @property
+    def dim(self) -> int:
+        """Length of z."""
+        return self.target.dim
+
+    def values(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """log p at each row, nats."""
+        self.values_asked += len(z)
+        return self._map(_values, z, 1)
+
+    def gradients(
+        self, z: Float[np.ndarray, "points dim"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dim"]]:
+        """log p and its gradient at each row."""
+        self.gradients_asked += len(z)
+        return self._map(_gradients, z, 2)
+
+    def mean_curvature(
+        self, z: Float[np.ndarray, "points dim"]
+    ) -> tuple[float, Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
+        """Means over the rows of log p, its gradient and its Hessian."""
+        self.hessians_asked += len(z)
+        total: Any = None
+        with double():
+            for rows, count in self._calls(z, 2 * self.dim):
+                weights = jnp.asarray((np.arange(len(rows)) < count) / len(z))
+                part = jax.tree.map(np.asarray, _weighted_curvature(self.target, jnp.asarray(rows), weights))
+                total = part if total is None else jax.tree.map(np.add, total, part)
+        value, gradient, hessian = total
+        return float(value), gradient, 0.5 * (hessian + hessian.T)
+
+    def constrained(self, z: Float[np.ndarray, "points dim"]) -> dict[str, np.ndarray]:
+        """Every named value at each row."""
+        return self._map(_constrained, z, 1)
+
+    def _map(self, compiled: Callable[[AbstractTarget, Array], Any], z: np.ndarray, width: int) -> Any:
+        with double():
+            pieces = [
+                jax.tree.map(lambda a, n=count: np.asarray(a)[:n], compiled(self.target, jnp.asarray(rows)))
+                for rows, count in self._calls(z, width)
+            ]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
+
+    def _calls(self, z: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows in calls of one of a few sizes, with how many of them count."""
+        most = max(1, _NUMBERS // ((self._data + self.dim) * width))
+        size = next((rows for rows in _ROWS if rows >= len(z)), _ROWS[-1])
+        if size > most:
+            size = 2 ** int(math.log2(most))
+        for begin in range(0, len(z), size):
+            rows = z[begin : begin + size]
+            count = len(rows)
+            if count < size:
+                rows = np.concatenate([rows, np.broadcast_to(rows[:1], (size - count, z.shape[1]))])
+            yield rows, count
+
+
+@eqx.filter_jit
+def _values(target: AbstractTarget, z: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
+    return target.log_density_many(z)
+
+
+@eqx.filter_jit
+def _gradients(
+    target: AbstractTarget, z: Float[Array, "rows dim"]
+) -> tuple[Float[Array, " rows"], Float[Array, "rows dim"]]:
+    return jax.vmap(jax.value_and_grad(target.log_density))(z)
+
+
+@eqx.filter_jit
+def _weighted_curvature(
+    target: AbstractTarget, z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
+) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "dim dim"]]:
+    def at(row: Float[Array, " dim"]):
+        # linearised once: the value, the gradient and its products with the unit vectors share one pass
+        (value, gradient), push = jax.linearize(jax.value_and_grad(target.log_density), row)
+        return value, gradient, jax.vmap(push)(jnp.eye(target.dim, dtype=row.dtype))[1]
+
+    # padding has weight 0 and repeats a row, so that it is finite where that is
+    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), jax.vmap(at)(z))
+
+
+@eqx.filter_jit
+def _constrained(target: AbstractTarget, z: Float[Array, "rows dim"]) -> dict[str, Array]:
+    return jax.vmap(target.constrain)(z)

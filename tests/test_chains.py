@@ -1,0 +1,91 @@
+"""Short chains: they leave the posterior alone, move towards it from elsewhere, and tell whether they have settled."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qphi.checks.chains import Ensemble, worst_rhat
+from qphi.noise import generator
+from qphi.precision import double
+from qphi.solvers.exact import Gaussian
+from qphi.targets import LogDensity
+from qphi.targets.oracle import Oracle
+
+
+def oracle_of(log_density, dim):
+    with double():
+        return Oracle(LogDensity(lambda v: log_density(v["z"]), {"z": jnp.zeros(dim)}))
+
+
+def moved(oracle, q, z, moves, seed=0, rate=0.3):
+    random = generator(jax.random.key(seed))
+    chains = Ensemble.at((q,), np.zeros(len(z), int), z)
+    states = []
+    for i in range(moves):
+        chains.rate = rate if i < 20 else 0.0
+        chains.move(oracle, random)
+        states.append(chains.z)
+    return chains, np.array(states)
+
+
+STANDARD = Gaussian(np.zeros(2), np.eye(2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_that_begin_at_the_posterior_stay_there(seed):
+    # mean and variance of 400 chains after 30 moves: 4 standard errors, 4 figures, 3 seeds: false alarm 8e-4
+    oracle = oracle_of(lambda z: -0.5 * jnp.sum(z**2), 2)
+    start = np.random.default_rng(seed).standard_normal((400, 2))
+    _, states = moved(oracle, STANDARD, start, 30, seed, rate=0.0)
+    assert np.all(np.abs(states[-1].mean(axis=0)) < 4 / np.sqrt(400))
+    assert np.all(np.abs(states[-1].var(axis=0) - 1) < 4 * np.sqrt(2 / 400))
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.5, 1.0), (0.0, 0.7)])
+def test_chains_move_to_where_the_posterior_is(shift, scale):
+    # q is off by half an sd in one coordinate, or 30 % too narrow
+    oracle = oracle_of(lambda z: -0.5 * jnp.sum((z / jnp.array([1.0, 3.0])) ** 2), 2)
+    q = Gaussian(np.array([shift, 0.0]), scale * np.diag([1.0, 3.0]))
+    start = q.transport(np.random.default_rng(0).standard_normal((400, 2)))
+    chains, states = moved(oracle, q, start, 60)
+    late = states[30:].reshape(-1, 2)
+    np.testing.assert_allclose(late.mean(axis=0) / [1, 3], 0, atol=0.05)
+    np.testing.assert_allclose(late.std(axis=0) / [1, 3], 1, atol=0.04)
+    assert 0.4 < chains.accepted <= 1
+
+
+def test_each_chain_lives_in_the_coordinates_of_its_mode():
+    oracle = oracle_of(lambda z: jnp.logaddexp(-0.5 * jnp.sum((z - 9) ** 2) / 1e-4, -0.5 * jnp.sum((z + 9) ** 2)), 1)
+    parts = (Gaussian(np.array([9.0]), np.array([[1e-2]])), Gaussian(np.array([-9.0]), np.eye(1)))
+    part_of = np.repeat([0, 1], 200)
+    z = np.where(part_of == 0, 9.0, -9.0)[:, None]
+    chains = Ensemble.at(parts, part_of, z)
+    random = generator(jax.random.key(0))
+    for _ in range(30):
+        chains.move(oracle, random)
+    assert np.std(chains.z[:200]) == pytest.approx(1e-2, rel=0.2)
+    assert np.std(chains.z[200:]) == pytest.approx(1, rel=0.2)
+
+
+def test_moves_into_values_that_are_not_finite_are_refused():
+    oracle = oracle_of(lambda z: jnp.where(z[0] > 0, jnp.nan, -0.5 * jnp.sum(z**2)), 2)
+    start = -np.abs(np.random.default_rng(0).standard_normal((100, 2)))
+    _, states = moved(oracle, STANDARD, start, 20)
+    assert np.isfinite(states).all()
+    assert np.all(states[:, :, 0] <= 0)
+
+
+def test_rhat_tells_settled_chains_from_stuck_ones():
+    random = np.random.default_rng(0)
+    settled = random.standard_normal((16, 256, 3))
+    assert worst_rhat(settled) < 1.02
+    stuck = settled.copy()
+    stuck[:, :, 1] = random.standard_normal((1, 256))
+    assert worst_rhat(stuck + 1e-3 * settled) > 3
+    narrow = settled.copy()
+    narrow[:, :128, 2] *= 0.2  # same mean everywhere, different scales: only the folded draws tell
+    assert worst_rhat(narrow) > 1.05
+    assert worst_rhat(np.ones((16, 4, 1))) <= 1.0

@@ -1,0 +1,170 @@
+"""Newton and Pathfinder on targets whose answer is known, and where they cannot succeed."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qphi.noise import fixed_draws, generator
+from qphi.precision import double
+from qphi.solvers.exact import Gaussian, solve
+from qphi.solvers.newton import Newton, inverse_factor
+from qphi.solvers.pathfinder import Pathfinder
+from qphi.targets import LogDensity
+from qphi.targets.oracle import Oracle
+
+KEY = jax.random.key(0)
+
+
+def oracle_of(log_density, dim):
+    with double():
+        return Oracle(LogDensity(lambda v: log_density(v["z"]), {"z": jnp.zeros(dim)}))
+
+
+def gaussian_problem(dim, seed=0, condition=1e4):
+    random = np.random.default_rng(seed)
+    basis = np.linalg.qr(random.standard_normal((dim, dim)))[0]
+    covariance = basis @ np.diag(np.geomspace(1, condition, dim)) @ basis.T
+    mean, precision = random.standard_normal(dim) * 3, np.linalg.inv(covariance)
+    return oracle_of(lambda z: -0.5 * (z - mean) @ precision @ (z - mean), dim), mean, covariance
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_newton_is_exact_after_one_step_on_a_gaussian(seed):
+    oracle, mean, covariance = gaussian_problem(4, seed)
+    random = np.random.default_rng(seed)
+    start = Gaussian(random.standard_normal(4), np.tril(random.standard_normal((4, 4))) + 3 * np.eye(4))
+    solver = Newton(fixed_draws(generator(KEY, seed), 32, 4))
+    state, steps = solve(oracle, solver, start, max_steps=10)
+    assert steps == 2  # a look around, and the step
+    np.testing.assert_allclose(state.q.mean, mean, rtol=1e-7)
+    np.testing.assert_allclose(state.q.tril @ state.q.tril.T, covariance, rtol=1e-7, atol=1e-6)
+    log_z = 0.5 * np.linalg.slogdet(2 * math.pi * covariance)[1]
+    assert state.elbo == pytest.approx(log_z, abs=1e-6)
+
+
+def logistic(data=200, dim=3):
+    random = np.random.default_rng(1)
+    x = random.standard_normal((data, dim))
+    y = (random.uniform(size=data) < 1 / (1 + np.exp(-x @ np.array([1.0, -2.0, 0.5])))).astype(float)
+    return lambda b: jnp.sum(y * (x @ b) - jnp.logaddexp(0, x @ b)) - 0.5 * jnp.sum(b**2) / 25
+
+
+def test_newton_finds_the_same_gaussian_in_other_coordinates():
+    log_p = logistic()
+    eps = fixed_draws(generator(KEY), 64, 3)
+    scale = np.array([[1e3, 0, 0], [5.0, 1e-3, 0], [1.0, 0.1, 1.0]])
+    inverse = np.linalg.inv(scale)
+    plain, _ = solve(oracle_of(log_p, 3), Newton(eps), Gaussian(np.zeros(3), 0.1 * np.eye(3)), max_steps=50)
+    moved = oracle_of(lambda u: log_p(inverse @ u), 3)
+    other, _ = solve(moved, Newton(eps), Gaussian(np.zeros(3), 0.1 * scale), max_steps=50)
+    np.testing.assert_allclose(inverse @ other.q.mean, plain.q.mean, rtol=1e-6)
+    np.testing.assert_allclose(inverse @ other.q.tril, plain.q.tril, rtol=1e-6, atol=1e-9)
+
+
+def test_newton_on_logistic_regression_is_a_stationary_point_by_fresh_draws():
+    oracle = oracle_of(logistic(), 3)
+    state, _ = solve(oracle, Newton(fixed_draws(generator(KEY), 64, 3)), Gaussian(np.zeros(3), np.eye(3)), max_steps=50)
+    assert state.residual < 1e-3
+    z = state.q.transport(fixed_draws(generator(KEY, 1), 4000, 3))
+    _, gradient, hessian = oracle.mean_curvature(z)
+    np.testing.assert_allclose(state.q.tril.T @ gradient, 0, atol=0.02)
+    np.testing.assert_allclose(state.q.tril.T @ hessian @ state.q.tril, -np.eye(3), atol=0.03)
+
+
+def test_newton_says_when_there_is_nothing_to_stand_on():
+    oracle = oracle_of(lambda z: jnp.where(jnp.abs(z[0]) > 0.1, jnp.nan, -jnp.sum(z**2)), 2)
+    solver = Newton(fixed_draws(generator(KEY), 16, 2))
+    state, _ = solve(oracle, solver, Gaussian(np.zeros(2), np.eye(2)), max_steps=50)
+    assert solver.finished(state)
+    assert solver.answer(state) is None
+
+
+def test_newton_does_not_finish_early():
+    oracle = oracle_of(logistic(), 3)
+    solver = Newton(fixed_draws(generator(KEY), 64, 3))
+    state, steps = solve(oracle, solver, Gaussian(np.full(3, 5.0), np.eye(3)), max_steps=2)
+    assert steps == 2
+    assert not solver.finished(state)
+    assert state.residual > solver.tolerance
+
+
+def test_the_inverse_factor():
+    root = np.tril(np.random.default_rng(0).standard_normal((5, 5))) + 3 * np.eye(5)
+    tril = inverse_factor(root @ root.T)
+    np.testing.assert_array_equal(tril, np.tril(tril))
+    np.testing.assert_allclose(tril @ tril.T, np.linalg.inv(root @ root.T), rtol=1e-9)
+
+
+def test_pathfinder_learns_the_covariance_of_a_gaussian():
+    oracle, mean, covariance = gaussian_problem(5, condition=100)
+    starts = np.random.default_rng(0).uniform(-2, 2, (4, 5))
+    solver = Pathfinder(fixed_draws(generator(KEY), 6, 5))
+    paths, _ = solve(oracle, solver, starts, max_steps=200)
+    best = solver.answer(paths)
+    assert best is not None
+    for path in paths:
+        np.testing.assert_allclose(path.place, mean, atol=0.01)
+    # the best by the ELBO on six draws is one of the last places, in the metric of the posterior
+    root = np.linalg.cholesky(covariance)
+    np.testing.assert_allclose(np.linalg.solve(root, best.mean - mean), 0, atol=0.05)
+    relative = np.linalg.solve(root, best.tril)
+    np.testing.assert_allclose(relative @ relative.T, np.eye(5), atol=0.35)
+
+
+def test_pathfinder_stops_where_the_volume_is_and_not_in_the_neck():
+    # the funnel's density grows without bound as v -> -inf; its mass is at v = 0 +- 3
+    def funnel(z):
+        return -0.5 * (z[0] / 3) ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 4 * z[0] / 2
+
+    oracle = oracle_of(funnel, 5)
+    solver = Pathfinder(fixed_draws(generator(KEY), 6, 5))
+    paths, _ = solve(oracle, solver, np.random.default_rng(1).uniform(-2, 2, (8, 5)), max_steps=300)
+    best = solver.answer(paths)
+    assert best is not None
+    assert abs(best.mean[0]) < 9
+    assert max(path.best_elbo for path in paths) > -20
+
+
+def test_pathfinder_finds_both_modes():
+    oracle = oracle_of(lambda z: jnp.logaddexp(-0.5 * jnp.sum((z - 4) ** 2), -0.5 * jnp.sum((z + 4) ** 2)), 1)
+    solver = Pathfinder(fixed_draws(generator(KEY), 6, 1))
+    paths, _ = solve(oracle, solver, np.random.default_rng(0).uniform(-2, 2, (8, 1)), max_steps=100)
+    ends = {round(float(path.place[0])) for path in paths}
+    assert ends == {-4, 4}
+
+
+def test_a_path_from_a_start_without_a_density_ends_at_once():
+    oracle = oracle_of(lambda z: jnp.where(z[0] < 0, -jnp.inf, -jnp.sum(z**2)), 1)
+    solver = Pathfinder(fixed_draws(generator(KEY), 6, 1))
+    paths, steps = solve(oracle, solver, np.array([[-1.0]]), max_steps=100)
+    assert steps == 1
+    assert solver.answer(paths) is None
+
+
+def test_the_deadline_is_kept():
+    oracle, _, _ = gaussian_problem(3)
+    _, steps = solve(
+        oracle, Pathfinder(fixed_draws(generator(KEY), 6, 3)), np.zeros((1, 3)), max_steps=50, deadline=-math.inf
+    )
+    assert steps == 0
+
+
+def test_the_oracle_counts_and_splits_and_agrees_with_autodiff():
+    oracle = oracle_of(logistic(), 3)
+    z = np.random.default_rng(0).standard_normal((1500, 3))
+    values, (again, gradients) = oracle.values(z), oracle.gradients(z)
+    np.testing.assert_allclose(values, again, rtol=1e-12)
+    value, gradient, hessian = oracle.mean_curvature(z[:100])
+    assert (oracle.values_asked, oracle.gradients_asked, oracle.hessians_asked) == (1500, 1500, 100)
+    assert value == pytest.approx(values[:100].mean())
+    np.testing.assert_allclose(gradient, gradients[:100].mean(axis=0), rtol=1e-9)
+    with double():
+        exact = jax.vmap(jax.hessian(oracle.target.log_density))(jnp.asarray(z[:100])).mean(axis=0)
+    np.testing.assert_allclose(hessian, exact, rtol=1e-9)
+    assert values.dtype == np.float64
+    assert jnp.zeros(()).dtype == jnp.float32  # the process is as it was

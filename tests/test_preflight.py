@@ -1,0 +1,65 @@
+"""Each check of a log density, failing on a target that fails it and only it."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from qphi.checks.preflight import preflight
+from qphi.noise import generator
+from qphi.precision import double
+from qphi.targets import LogDensity
+from qphi.targets.oracle import Oracle
+
+
+def findings(log_density, dim=3, example=0.0):
+    with double():
+        oracle = Oracle(LogDensity(log_density, {"a": jnp.full(dim, example), "b": jnp.asarray(0.5)}))
+    random = generator(jax.random.key(0))
+    starts = random.uniform(-2, 2, (64, oracle.dim))
+    return {finding.name: finding for finding in preflight(oracle, starts, random)}
+
+
+def smooth(v):
+    return -0.5 * jnp.sum(v["a"] ** 2) - 0.5 * v["b"] ** 2
+
+
+@jax.custom_jvp
+def wrong_square(x):
+    return x**2
+
+
+@wrong_square.defjvp
+def _(primals, tangents):
+    return primals[0] ** 2, 3 * primals[0] * tangents[0]
+
+
+FAILING = {
+    "finite": (lambda v: jnp.where(v["b"] > 1, jnp.nan, smooth(v)), "NaN, 0 infinite"),
+    "derivative": (lambda v: smooth(v) - 0.5 * wrong_square(v["b"]), r"central differences \(b\)"),
+    "smooth": (lambda v: -0.5 * v["b"] ** 2 - 0.5 * jnp.sum(jnp.round(v["a"]) ** 2), "does not change with a"),
+    "proper": (lambda v: smooth(v) + 0.5 * v["a"][1] ** 2 + 1e-3 * v["a"][1], "far out along 1 of a"),
+}
+
+
+def test_a_good_density_passes_everything():
+    assert all(finding.passed for finding in findings(smooth).values())
+    scales = jnp.array([1e-6, 1.0, 1e6])
+    assert all(f.passed for f in findings(lambda v: -0.5 * jnp.sum((v["a"] / scales) ** 2) - v["b"] ** 2).values())
+    assert all(f.passed for f in findings(lambda v: -jnp.sum(jnp.log1p(v["a"] ** 2)) - v["b"] ** 2).values())
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_each_check_fails_alone_and_says_why(name):
+    log_density, words = FAILING[name]
+    found = findings(log_density)
+    failed = {other for other, finding in found.items() if not finding.passed}
+    # a step function is also seen by differences, where one falls into the stride
+    assert name in failed
+    assert failed <= {name, *(["derivative"] if name == "smooth" else [])}
+    assert found[name].advice
+    assert re.search(words, found[name].found)
+    assert str(found[name]).startswith(f"{name}: ")

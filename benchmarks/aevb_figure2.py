@@ -194,7 +194,7 @@ def _write_table(runs: list[dict]) -> None:
 
 
 def _draw(runs: list[dict], smoke: bool) -> None:
-    from qphi.report import theme
+    from qphi import theme
 
     names = [name for name in SETTINGS if any(run["data"] == name for run in runs)]
     across = max(sum(run["data"] == name for run in runs) for name in names)
@@ -223,7 +223,7 @@ def _draw(runs: list[dict], smoke: bool) -> None:
 def _panel(plot: Any, run: dict, limits: tuple[float, float], *, first: bool) -> None:
     from matplotlib.ticker import NullFormatter
 
-    from qphi.report import theme
+    from qphi import theme
 
     title = f"{SETTINGS[run['data']].title}, latent {run['latent_dim']}"
     y = "ELBO (nats per image)" if first else ""
@@ -243,7 +243,7 @@ def _panel(plot: Any, run: dict, limits: tuple[float, float], *, first: bool) ->
 
 def _limits(runs: list[dict]) -> tuple[float, float]:
     """One range for a row of panels; curves may enter it from below during the first 100,000 samples."""
-    from qphi.report import theme
+    from qphi import theme
 
     values = [
         elbo

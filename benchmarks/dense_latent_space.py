@@ -290,7 +290,7 @@ def _verdict(differences: list[float], sign: int) -> str:
 
 
 def _draw(pictures: dict[str, np.ndarray], name: str, smoke: bool) -> None:
-    from qphi.report import theme
+    from qphi import theme
 
     drawn = theme.figure(9.0, 9.2)
     grid = drawn.subplots(2, 2)
@@ -312,7 +312,7 @@ def _draw_codes(plot: Any, part: dict[str, np.ndarray], *, balls: bool) -> None:
     from matplotlib.colors import to_rgba_array
     from matplotlib.patches import Rectangle
 
-    from qphi.report import theme
+    from qphi import theme
     from qphi.report.latent_map import draw_balls
 
     codes, noise, labels = part["codes"], part["noise"], part["labels"]

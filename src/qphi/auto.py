@@ -66,6 +66,7 @@ EFFORTS = {
 _PATH_DRAWS = 6  # that score a place on a path
 _PATH_STEPS, _NEWTON_STEPS, _PROBE_STEPS = 1000, 100, 200
 _MOST_MODES = 6
+_NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
 _NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
@@ -171,7 +172,9 @@ def _fit_modes(search: _Search, paths: list[Path]) -> None:
             continue
         fits += 1
         fit = _newton(search, path.best)
-        if fit is not None and not _explained(search, fit.q.mean):
+        # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
+        settled = fit is not None and (not search.fits or fit.residual < _NEARLY)
+        if fit is not None and settled and not _explained(search, fit.q.mean):
             search.fits.append(fit)
             search.fits.sort(key=lambda state: -state.elbo)
     best = search.fits[0].elbo if search.fits else -math.inf

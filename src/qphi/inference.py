@@ -26,6 +26,7 @@ from qphi.errors import InputError
 from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, GaussianMixture
 from qphi.loop import Progress, drive, start
 from qphi.posterior import Posterior, posterior_from
+from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
 from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
 from qphi.status import Status
@@ -132,7 +133,13 @@ def fit(
 
 
 def load(path: str | Path) -> Any:
-    """What `save` or `qphi fit` left in the folder `path`: a `VAE`. Raises InputError for damaged files."""
+    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE` or a `Posterior`.
+
+    A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for damaged
+    files.
+    """
+    if (Path(path) / RECORD).is_file():
+        return load_posterior(Path(path))
     from qphi.estimators import VAE
 
     return VAE.load(path)

@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from qphi.cli import fit as _fit
+from qphi.cli import infer as _infer
 from qphi.cli import latent as _latent
 from qphi.cli import show as _show
 from qphi.cli.console import examples, say, say_error
@@ -25,9 +26,10 @@ __all__ = ["app", "main"]
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130  # 130 = 128 + SIGINT, what shells expect after Ctrl-C
 
-HELP = """Variational autoencoders without tuning: fit a generative model, then sample, encode and judge it.
+HELP = """Variational inference without tuning: a generative model of data (`fit`), the posterior of a model (`infer`).
 
-`qphi fit` leaves a run folder: the model, its metrics and report.html. The other commands take that folder.
+`qphi fit` leaves a run folder: the model, its metrics and report.html. Most other commands take that folder; \
+`infer` and `check` take a NumPyro program.
 
 DATA and SOURCE are a built-in name (digits, mnist, mnist-test, frey), a folder of PNG or JPEG pictures, a \
 .npy or .npz file, or an idx file. Figures are in nats per datum; higher is better."""
@@ -45,11 +47,13 @@ app = typer.Typer(
         ),
         ("qphi sample qphi-runs/digits -n 64", "new digits from the model"),
         ("qphi evaluate qphi-runs/digits digits", "ELBO and log likelihood in nats per datum"),
+        ("qphi infer schools.py:eight_schools --data schools.json", "a posterior, with a verdict"),
     ),
 )
 _fit.register(app)
 _latent.register(app)
 _show.register(app)
+_infer.register(app)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -77,8 +81,9 @@ def qphi(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0 done; 1 failure (disk full, out of memory...); 2 bad input; 3 the fit ended with values that are not
-    finite; 130 interrupted. Errors are one line on standard error; `--debug` adds the traceback.
+    0 done; 1 failure (disk full, out of memory...); 2 bad input; 3 the fit failed (values that are not finite);
+    4 an unreliable posterior, or a check that was not passed; 130 interrupted. Errors are one line on standard
+    error; `--debug` adds the traceback.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given

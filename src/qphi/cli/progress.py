@@ -40,7 +40,7 @@ class FitDisplay:
         self._live = Live(
             Text(f"fitting {name}: compiling ..."),
             console=self._console,
-            refresh_per_second=8,
+            refresh_per_second=2,  # each takes milliseconds of a core that trains
             transient=True,
         )
 

@@ -8,14 +8,15 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
-from qphi.report import of_images, of_vectors, theme
+from qphi import theme
+from qphi.report import of_images, of_vectors
 from qphi.report.latent_map import latent_map
 from qphi.report.pictures import png_bytes
 from qphi.report.plots import kl_per_unit, training_curve
 from qphi.report.subject import Drawings, Drawn, Maker, Subject
 from qphi.report.words import MINUS
 
-__all__ = ["Picture", "pictures"]
+__all__ = ["Picture", "picture", "pictures"]
 
 PAGE_PIXELS_PER_INCH = 100
 
@@ -34,17 +35,18 @@ class Picture:
 def pictures(subject: Subject) -> list[Picture]:
     """Every picture there can be. One that fails says so in its place; the report is written all the same."""
     makers = _OF_IMAGES if subject.vae.image_ else _OF_VECTORS
-    return [picture for title, maker in makers for picture in _tried(title, maker, subject)]
+    return [found for title, maker in makers for found in _tried(title, maker, subject)]
 
 
 def _tried(title: str, maker: Maker, subject: Subject) -> list[Picture]:
     try:
-        return [_picture(title, drawn, caption) for drawn, caption in maker(subject)]
+        return [picture(title, drawn, caption) for drawn, caption in maker(subject)]
     except (ValueError, FloatingPointError, ArithmeticError) as error:
         return [Picture(title, "", note=f"This picture could not be drawn: {error}")]
 
 
-def _picture(title: str, drawn: Drawn, caption: str) -> Picture:
+def picture(title: str, drawn: Drawn, caption: str) -> Picture:
+    """A figure or array as it goes into the page."""
     if isinstance(drawn, Figure):
         content, width = theme.png(drawn), theme.DPI * drawn.get_figwidth()
     else:

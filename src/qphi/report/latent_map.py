@@ -20,7 +20,7 @@ from matplotlib.patches import Circle
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike, NDArray
 
-from qphi.report import theme
+from qphi import theme
 
 __all__ = ["draw_balls", "latent_map", "map_limits", "mixture_density"]
 

@@ -22,7 +22,7 @@ from qphi.report import words
 from qphi.report.gallery import pictures
 from qphi.report.subject import SEED, Subject
 
-__all__ = ["write_report"]
+__all__ = ["render", "versions", "write_report"]
 
 ENCODED = 5000  # rows at most: enough for the map and the density
 JUDGED = 512  # rows at most for the figures, whose importance weights cost the most
@@ -44,7 +44,7 @@ def write_report(run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labe
     run = _read_run(run_dir)
     rows, row_labels, missing = _data(run, x, labels)
     subject, evaluation, fair = _examine(vae, rows, row_labels)
-    page = _render(
+    page = render(
         name=_name(run, run_dir),
         verdict=getattr(vae, "status_text_", vae.status_.message),
         advice=vae.status_.advice,
@@ -54,9 +54,9 @@ def write_report(run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labe
         explanation=words.explanation(vae, evaluation),
         pictures=pictures(subject),
         settings=_settings(vae, run, rows),
-        versions=_versions(),
-        folder=run_dir.resolve().name,
-        image=vae.image_,
+        versions=versions(),
+        table="",
+        code=_code(run_dir.resolve().name, vae.image_),
     )
     path = run_dir / "report.html"
     with atomic_write(path) as temporary:
@@ -64,7 +64,17 @@ def write_report(run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labe
     return path
 
 
-def _render(**facts: Any) -> str:
+def _code(folder: str, image: bool) -> str:
+    rows = "images" if image else "rows"
+    also = "# also: transform, inverse_transform, reconstruct, interpolate, score_samples"
+    return (
+        f"import qphi\nvae = qphi.load({json.dumps(folder)})  # the folder this page lies in\n"
+        f"{rows} = vae.sample(64)  {also}"
+    )
+
+
+def render(**facts: Any) -> str:
+    """The page's HTML from what stands on it."""
     environment = Environment(
         loader=PackageLoader("qphi.report", "."),
         autoescape=True,
@@ -176,6 +186,6 @@ def _public(value: Any) -> str:
     return str(value)
 
 
-def _versions() -> str:
+def versions() -> str:
     """The packages whose versions decide the numbers."""
     return ", ".join([f"qphi {qphi.__version__}", *(f"{name} {metadata.version(name)}" for name in ("jax", "numpy"))])

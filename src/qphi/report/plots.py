@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qphi.report import theme
+from qphi import theme
 
 __all__ = [
     "data_against_samples",

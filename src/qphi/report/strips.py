@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from qphi.report import theme
+from qphi import theme
 from qphi.report.pictures import WHITE, image_grid, shrunk
 
 __all__ = ["image_strip"]

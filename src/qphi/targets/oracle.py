@@ -32,6 +32,8 @@ class Oracle:
     def __init__(self, target: AbstractTarget):
         self.target = target
         self.values_asked = self.gradients_asked = self.hessians_asked = 0
+        with double():
+            self._names = tuple(target.shapes())
         self._data = max(1, sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array))))
 
     @property
@@ -67,7 +69,8 @@ class Oracle:
 
     def constrained(self, z: Float[np.ndarray, "points dim"]) -> dict[str, np.ndarray]:
         """Every named value at each row."""
-        return self._map(_constrained, z, 1)
+        found = self._map(_constrained, z, 1)
+        return {name: found[name] for name in self._names}  # compiled code sorts them
 
     def _map(self, compiled: Callable[[AbstractTarget, Array], Any], z: np.ndarray, width: int) -> Any:
         with double():

@@ -7,6 +7,8 @@ import functools
 import html
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,18 +16,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.checks.pareto import khat_threshold, smooth_log_weights
 from qphi.draws import Pool, log_weights, named_draws
+from qphi.errors import InputError
 from qphi.families import AbstractFamily
 from qphi.importance import ImportanceWeights
 from qphi.noise import generator
 from qphi.precision import in_double
 from qphi.status import Status
 from qphi.summary import SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
+from qphi.targets import NumPyroTarget
 from qphi.targets.base import AbstractTarget
+from qphi.targets.predictive import predictive
 from qphi.verdict import Trust, UnreliableError, Verdict
 
 __all__ = ["Posterior", "posterior_from"]
 
 SUMMARY_SEED = 0  # of the table's own draws: the same posterior prints the same table twice
+SUMMARY_DRAWS = 4000
 SMALL_KL = 0.05  # nats; below it raw and weighted moments agree, whatever the tails of the weights
 
 
@@ -121,6 +127,82 @@ class Posterior:
         """Table with a row for each component: mean, sd, 5 %, 50 %, 95 %. Raises UnreliableError as `sd` does."""
         self._check_usable(allow_unreliable)
         return self._summary
+
+    @in_double
+    def predict(self, key: PRNGKeyArray, *args: Any, n: int = 1000, **kwargs: Any) -> dict[str, np.ndarray]:
+        """`n` draws of what a NumPyro program observes, each from its own draw of the posterior.
+
+        Posterior predictive p(x* | x) = E_p(z|x)[p(x* | z)]. Without arguments the model runs on its own data, every
+        observed site drawn anew; with arguments (new covariates, say) on those. Each array is (n, *shape). Raises
+        InputError for a posterior whose target is not a NumPyro program.
+        """
+        target = self.target
+        if not isinstance(target, NumPyroTarget):
+            raise InputError(
+                f"predict needs a NumPyro program, and this posterior's target is a {type(target).__name__}. Draw from "
+                "the likelihood yourself, with posterior.sample(key, n)."
+            )
+        draw_key, model_key = jax.random.split(key)
+        draws = self.sample(draw_key, n)
+        if not (args or kwargs):
+            args, kwargs = target.args, target.kwargs
+        return predictive(target, {site.name: draws[site.name] for site in target.sites}, model_key, args, kwargs)
+
+    def to_arviz(self, key: PRNGKeyArray | None = None, n: int = 4000) -> Any:
+        """Draws as ArviZ's container, one chain; needs the package `arviz` (or `arviz-base`)."""
+        try:
+            import arviz  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ImportError("to_arviz needs the package arviz. Install it: pip install arviz") from None
+        draws = self.sample(jax.random.key(SUMMARY_SEED) if key is None else key, n)
+        chains = {name: value[None] for name, value in draws.items()}
+        attributes = {"verdict": str(self.verdict.trust), "made_by": self.made_by}
+        if int(arviz.__version__.split(".")[0]) >= 1:
+            return arviz.from_dict({"posterior": chains}, attrs={"posterior": attributes})
+        return arviz.from_dict(posterior=chains, posterior_attrs=attributes)
+
+    @in_double
+    def for_nuts(self, key: PRNGKeyArray, chains: int = 4) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Where NumPyro's NUTS should begin, and what it should know: `starts, options`.
+
+        `starts` are draws of the posterior on the unconstrained scale, (chains, *shape) each, for
+        `MCMC(...).run(..., init_params=starts)`; `options` have the covariance of the unconstrained draws as a dense
+        mass matrix: `NUTS(model, **options)`. Raises InputError for a target without named sites.
+        """
+        sites = getattr(self.target, "sites", ())
+        if not sites:
+            raise InputError(f"A {type(self.target).__name__} has no named sites. Give NUTS posterior.pool.z yourself.")
+        if self.pool is None:
+            z = np.asarray(self.q.sample_many(key, max(SUMMARY_DRAWS, chains)))
+            weights, rows = np.full(len(z), 1 / len(z)), np.arange(chains)
+        else:
+            z, weights = self.pool.z, self.pool.weights
+            rows = self.pool.choose(generator(key), chains)
+        begin, starts = 0, {}
+        for site in sites:
+            block = z[rows, begin : begin + site.size]
+            starts[site.name] = jax.numpy.asarray(block.reshape(chains, *site.unconstrained_shape))
+            begin += site.size
+        covariance = np.atleast_2d(np.cov(z.T, aweights=weights))
+        names = tuple(site.name for site in sites)
+        return starts, {"dense_mass": [names], "inverse_mass_matrix": {names: jax.numpy.asarray(covariance)}}
+
+    def plot(self) -> Any:
+        """Marginals of every component (the first 24) as a matplotlib figure; those not to be believed in vermilion."""
+        from qphi.posterior.plots import marginal_figure
+
+        if self.pool is None:
+            raise InputError(
+                "plot needs a fit without family= and solver=. Plot draws of posterior.sample(key) instead."
+            )
+        return marginal_figure(self.pool, self.verdict)
+
+    def save(self, path: str | Path) -> Path:
+        """Write draws, q and verdict into the folder `path`; `qphi.load` reads them, without the model."""
+        from qphi.posterior.files import save_posterior
+
+        save_posterior(self, Path(path))
+        return Path(path)
 
     def __repr__(self) -> str:
         return "\n".join([*self._head(), "", self._summary.text(limit=SHOWN_ROWS), "", *self._foot()])

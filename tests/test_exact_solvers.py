@@ -116,6 +116,23 @@ def test_pathfinder_learns_the_covariance_of_a_gaussian():
     np.testing.assert_allclose(relative @ relative.T, np.eye(5), atol=0.35)
 
 
+def test_pathfinder_with_a_limited_memory_climbs_many_dimensions():
+    dim = 150  # above the dense limit
+    scale = np.geomspace(0.3, 3, dim)
+    oracle = oracle_of(lambda z: -0.5 * jnp.sum(((z - 1) / scale) ** 2), dim)
+    solver = Pathfinder(fixed_draws(generator(KEY), 6, dim))
+    paths, _ = solve(oracle, solver, np.random.default_rng(0).uniform(-2, 2, (3, dim)), max_steps=300)
+    assert solver.finished(paths)
+    best = solver.answer(paths)
+    assert best is not None
+    assert all(path.scored == path.updates for path in paths)
+    for path in paths:
+        np.testing.assert_allclose((path.place - 1) / scale, 0, atol=0.01)
+    np.testing.assert_allclose((best.mean - 1) / scale, 0, atol=0.2)
+    # twenty updates know twenty directions: the widths are right within a factor, which is enough to start from
+    assert np.all(np.abs(np.log(np.sqrt(np.sum(best.tril**2, axis=1)) / scale)) < math.log(5))
+
+
 def test_pathfinder_stops_where_the_volume_is_and_not_in_the_neck():
     # the funnel's density grows without bound as v -> -inf; its mass is at v = 0 +- 3
     def funnel(z):

@@ -42,7 +42,7 @@ PARTICLES = 16  # per step, door 1
 SCORING_PARTICLES = 512  # per check, the same draws at each
 CHECK_EVERY = 200
 MAX_STEPS = 50_000
-MOST_FULL_RANK = 300  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
+MOST_FULL_RANK = 1000  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

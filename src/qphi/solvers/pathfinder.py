@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 
@@ -17,6 +18,67 @@ __all__ = ["Path", "Pathfinder"]
 _SUFFICIENT = 1e-4  # Armijo's constant
 _CURVATURE = 1e-10  # least cosine of the angle between a step and its change of gradient
 _SHORTEST = 1e-14  # share of a full step
+_MOST_DENSE = 100  # dimensions: above, an update of d^2 numbers and a factorisation at each step are too many
+_HISTORY = 20  # updates remembered above that
+_SCORED_EVERY = 10  # steps above that
+
+
+class _Dense:
+    """BFGS: the inverse Hessian as a matrix."""
+
+    every = 1  # steps between two scores
+
+    def __init__(self, dim: int):
+        self._matrix = np.eye(dim)
+        self._fresh = True
+
+    def times(self, v: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        return self._matrix @ v
+
+    def matrix(self) -> Float[np.ndarray, "dim dim"]:
+        return self._matrix
+
+    def update(self, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"], sy: float) -> None:
+        """B <- (I - r s y') B (I - r y s') + r s s', r = 1 / s'y.
+
+        Before the first update B is set to the curvature just seen, s'y / y'y (Nocedal & Wright 2006, eq. 6.20).
+        """
+        b = self._matrix * (sy / float(change @ change)) if self._fresh else self._matrix
+        by = b @ change
+        cross = np.outer(moved, by) / sy
+        self._matrix = b - cross - cross.T + (1 + float(change @ by) / sy) * np.outer(moved, moved) / sy
+        self._fresh = False
+
+
+class _Limited:
+    """L-BFGS: the inverse Hessian as a multiple of the identity and the latest updates."""
+
+    every = _SCORED_EVERY
+
+    def __init__(self, dim: int):
+        self._dim = dim
+        self._scale = 1.0
+        self._pairs: collections.deque[tuple[np.ndarray, np.ndarray, float]] = collections.deque(maxlen=_HISTORY)
+
+    def times(self, v: np.ndarray) -> np.ndarray:
+        """The two-loop recursion, of a vector or of each column of a matrix (Nocedal & Wright 2006, algorithm 7.4)."""
+        shares = []
+        for moved, change, sy in reversed(self._pairs):
+            share = (moved @ v) / sy
+            v = v - np.multiply.outer(change, share)
+            shares.append(share)
+        v = self._scale * v
+        for (moved, change, sy), share in zip(self._pairs, reversed(shares), strict=True):
+            v = v + np.multiply.outer(moved, share - (change @ v) / sy)
+        return v
+
+    def matrix(self) -> Float[np.ndarray, "dim dim"]:
+        dense = self.times(np.eye(self._dim))
+        return 0.5 * (dense + dense.T)
+
+    def update(self, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"], sy: float) -> None:
+        self._pairs.append((moved, change, sy))
+        self._scale = sy / float(change @ change)
 
 
 @dataclasses.dataclass
@@ -24,11 +86,12 @@ class Path:
     """One climb. `energy` is -log p; the next trial is `place` + `stride` * `full_step`."""
 
     place: Float[np.ndarray, " dim"]
-    inverse: Float[np.ndarray, "dim dim"]  # of the Hessian of the energy, as estimated so far: positive definite
+    inverse: _Dense | _Limited  # of the Hessian of the energy, as estimated so far: positive definite
     energy: float = math.inf
     slope: Float[np.ndarray, " dim"] | None = None
     stride: float = 1.0
     updates: int = 0  # of `inverse`
+    scored: int = 0  # updates when the place was last scored
     steps: int = 0
     best: Gaussian | None = None
     best_elbo: float = -math.inf
@@ -37,12 +100,17 @@ class Path:
     def full_step(self) -> Float[np.ndarray, " dim"]:
         """To the minimum of the quadratic model."""
         assert self.slope is not None
-        return -self.inverse @ self.slope
+        return -self.inverse.times(self.slope)
 
     @property
     def decrement(self) -> float:
         """Nats that a full step promises."""
-        return math.inf if self.slope is None else 0.5 * float(self.slope @ self.inverse @ self.slope)
+        return math.inf if self.slope is None else 0.5 * float(self.slope @ self.inverse.times(self.slope))
+
+    @property
+    def due(self) -> bool:
+        """Whether the place should be scored before the next step."""
+        return self.updates - self.scored >= self.inverse.every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,21 +122,24 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
     one gradient for each path and for each of the fixed draws `eps` that score it, in one call. A path has finished
     when a full step promises less than `tolerance` nats, or when steps have become too short to matter.
 
-    Differs from the source in a dense B (no history length to choose; d^2 numbers) and in fixed draws. Source: Zhang,
-    Carpenter, Gelman & Vehtari (JMLR 2022, arXiv 2108.03782).
+    Differs from the source in a dense B up to 100 dimensions (no history length to choose), in a score at every tenth
+    step above that, and in fixed draws. Source: Zhang, Carpenter, Gelman & Vehtari (JMLR 2022, arXiv 2108.03782).
     """
 
     eps: Float[np.ndarray, "draws dim"]
     tolerance: float = 1e-6
 
     def init(self, oracle: Oracle, start: Float[np.ndarray, "starts dim"]) -> list[Path]:
-        return [Path(np.array(z), np.eye(oracle.dim)) for z in start]
+        kind = _Dense if oracle.dim <= _MOST_DENSE else _Limited
+        return [Path(np.array(z), kind(oracle.dim)) for z in start]
 
     def step(self, oracle: Oracle, state: list[Path]) -> list[Path]:
         going = [path for path in state if not self._ended(path)]
         trials = [path.place if path.slope is None else path.place + path.stride * path.full_step for path in going]
-        scored = [(path, self._gaussian(path)) for path in going if path.updates]
-        scored = [(path, q) for path, q in scored if q is not None]
+        due = [path for path in going if path.due or (path.updates > path.scored and self._climbed(path))]
+        scored = [(path, q) for path in due if (q := self._gaussian(path)) is not None]
+        for path in due:
+            path.scored = path.updates
         draws = [q.transport(self.eps) for _, q in scored]
         with np.errstate(all="ignore"):
             values, gradients = oracle.gradients(np.concatenate([np.array(trials), *draws]))
@@ -77,7 +148,8 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
                 if elbo > path.best_elbo:  # False for NaN
                     path.best, path.best_elbo = q, elbo
             for path, trial, value, gradient in zip(going, trials, values, gradients, strict=False):
-                _advance(path, trial, -float(value), -gradient)
+                if not self._climbed(path):
+                    _advance(path, trial, -float(value), -gradient)
         return state
 
     def finished(self, state: list[Path]) -> bool:
@@ -86,12 +158,15 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
     def answer(self, state: list[Path]) -> Gaussian | None:
         return max(state, key=lambda path: path.best_elbo).best
 
-    def _ended(self, path: Path) -> bool:
+    def _climbed(self, path: Path) -> bool:
         return path.decrement <= self.tolerance or path.stride < _SHORTEST
+
+    def _ended(self, path: Path) -> bool:
+        return self._climbed(path) and path.scored == path.updates
 
     def _gaussian(self, path: Path) -> Gaussian | None:
         try:
-            return Gaussian(path.place + path.full_step, cholesky(path.inverse, lower=True))
+            return Gaussian(path.place + path.full_step, cholesky(path.inverse.matrix(), lower=True))
         except (LinAlgError, ValueError):  # ValueError: not finite
             return None
 
@@ -121,15 +196,8 @@ def _advance(path: Path, trial: Float[np.ndarray, " dim"], energy: float, slope:
 
 
 def _update(path: Path, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"]) -> None:
-    """BFGS: B <- (I - r s y') B (I - r y s') + r s s', r = 1 / s'y; unchanged without positive curvature.
-
-    Before the first update B is set to the curvature just seen, s'y / y'y (Nocedal & Wright 2006, eq. 6.20).
-    """
+    """Learn from a step, where there is positive curvature along it."""
     sy = float(moved @ change)
-    if not sy > _CURVATURE * float(np.linalg.norm(moved) * np.linalg.norm(change)):
-        return
-    b = path.inverse if path.updates else path.inverse * (sy / float(change @ change))
-    by = b @ change
-    cross = np.outer(moved, by) / sy
-    path.inverse = b - cross - cross.T + (1 + float(change @ by) / sy) * np.outer(moved, moved) / sy
-    path.updates += 1
+    if sy > _CURVATURE * float(np.linalg.norm(moved) * np.linalg.norm(change)):
+        path.inverse.update(moved, change, sy)
+        path.updates += 1

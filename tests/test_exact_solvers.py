@@ -185,3 +185,22 @@ def test_the_oracle_counts_and_splits_and_agrees_with_autodiff():
     np.testing.assert_allclose(hessian, exact, rtol=1e-9)
     assert values.dtype == np.float64
     assert jnp.zeros(()).dtype == jnp.float32  # the process is as it was
+
+
+def test_both_memories_of_curvature_satisfy_the_secant_equation():
+    from qphi.solvers.pathfinder import _Dense, _Limited
+
+    random = np.random.default_rng(0)
+    root = random.standard_normal((6, 6))
+    hessian = root @ root.T + np.eye(6)
+    dense, limited = _Dense(6), _Limited(6)
+    moves = random.standard_normal((3, 6))
+    for moved in moves:
+        change = hessian @ moved
+        for memory in (dense, limited):
+            memory.update(moved, change, float(moved @ change))
+        np.testing.assert_allclose(limited.matrix() @ change, moved, atol=1e-10)  # the secant equation
+    v = random.standard_normal(6)
+    np.testing.assert_allclose(limited.matrix() @ v, limited.times(v), atol=1e-10)
+    assert np.all(np.linalg.eigvalsh(limited.matrix()) > 0)
+    np.testing.assert_allclose(dense.matrix() @ change, moved, atol=1e-10)

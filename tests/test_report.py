@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from qphi import theme
 from qphi.errors import InputError
-from qphi.report import of_images, page, plots, theme, words, write_report
+from qphi.report import of_images, page, plots, words, write_report
 from qphi.report.latent_map import BALLS, latent_map, map_limits, mixture_density
 from qphi.report.strips import image_strip
 from qphi.report.subject import Subject
@@ -294,7 +295,7 @@ def test_a_failed_report_leaves_the_old_one(tmp_path, monkeypatch):
     def fail(**_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(page, "_render", fail)
+    monkeypatch.setattr(page, "render", fail)
     with pytest.raises(RuntimeError):
         write_report(tmp_path, LinearVAE(rows((4,)), 2), rows((4,)))
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("report.html", "old")]

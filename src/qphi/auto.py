@@ -211,9 +211,11 @@ def _probe(search: _Search) -> None:
     z = q.transport(far)
     value = search.oracle.values(z)
     outside = np.isfinite(value) & np.array([not _explained(search, row) for row in z])
-    chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][: search.effort.probes]
+    # climbs of many dimensions are long, and lead back
+    probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
+    chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][:probes]
     if len(chosen):
-        _fit_modes(search, _climb(search, z[chosen], _PROBE_STEPS))
+        _fit_modes(search, _climb(search, z[chosen], steps))
 
 
 # WEIGH, CORRECT, JUDGE

@@ -46,7 +46,8 @@ class ImportanceWeights:
             return cls(*counts, math.nan, math.nan, math.nan, math.nan, math.nan)
         if zero == n:
             return cls(*counts, -math.inf, math.nan, 0.0, -math.inf, math.nan)
-        elbo, error = (-math.inf, math.nan) if zero else (log_w.mean(), log_w.std(ddof=1) / math.sqrt(n))
+        with np.errstate(over="ignore"):  # an infinite standard error is one
+            elbo, error = (-math.inf, math.nan) if zero else (log_w.mean(), log_w.std(ddof=1) / math.sqrt(n))
         top = log_w.max()
         weights = np.exp(log_w - top)
         ess = weights.sum() ** 2 / np.sum(weights**2)

@@ -94,7 +94,7 @@ def _measured(
 ) -> tuple[float, float]:
     """R-hat and drift, within the chains of each mode: chains of different modes never meet, and need not."""
     rhat, drift = 1.0, 0.0
-    draws = draws[:, :, draws.reshape(-1, draws.shape[-1]).std(axis=0) > 0]
+    draws = draws[:, :, np.ptp(draws, axis=(0, 1)) > 0]
     for c in np.unique(part_of):
         own = draws[:, part_of == c]
         if own.shape[1] < 4:

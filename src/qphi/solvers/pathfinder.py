@@ -58,27 +58,38 @@ class _Limited:
     def __init__(self, dim: int):
         self._dim = dim
         self._scale = 1.0
-        self._pairs: collections.deque[tuple[np.ndarray, np.ndarray, float]] = collections.deque(maxlen=_HISTORY)
+        self._pairs: collections.deque[tuple[np.ndarray, np.ndarray]] = collections.deque(maxlen=_HISTORY)
+        self._made: tuple[np.ndarray, np.ndarray] | None = None
 
-    def times(self, v: np.ndarray) -> np.ndarray:
-        """The two-loop recursion, of a vector or of each column of a matrix (Nocedal & Wright 2006, algorithm 7.4)."""
-        shares = []
-        for moved, change, sy in reversed(self._pairs):
-            share = (moved @ v) / sy
-            v = v - np.multiply.outer(change, share)
-            shares.append(share)
-        v = self._scale * v
-        for (moved, change, sy), share in zip(self._pairs, reversed(shares), strict=True):
-            v = v + np.multiply.outer(moved, share - (change @ v) / sy)
-        return v
+    def times(self, v: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
+        if not self._pairs:
+            return self._scale * v
+        basis, middle = self._compact()
+        return self._scale * v + basis @ (middle @ (basis.T @ v))
 
     def matrix(self) -> Float[np.ndarray, "dim dim"]:
-        dense = self.times(np.eye(self._dim))
+        dense = self._scale * np.eye(self._dim)
+        if self._pairs:
+            basis, middle = self._compact()
+            dense += basis @ middle @ basis.T
         return 0.5 * (dense + dense.T)
 
+    def _compact(self) -> tuple[Float[np.ndarray, "dim twice"], Float[np.ndarray, "twice twice"]]:
+        """W and M of B = scale I + W M W', W = [S, scale Y] (Nocedal & Wright 2006, eq. 7.24)."""
+        if self._made is None:
+            moved, change = (np.array(part).T for part in zip(*self._pairs, strict=True))
+            products = moved.T @ change
+            upper = np.linalg.inv(np.triu(products))
+            diagonal = np.diag(np.diag(products))
+            corner = upper.T @ (diagonal + self._scale * change.T @ change) @ upper
+            middle = np.block([[corner, -upper.T], [-upper, np.zeros_like(upper)]])
+            self._made = np.hstack([moved, self._scale * change]), middle
+        return self._made
+
     def update(self, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"], sy: float) -> None:
-        self._pairs.append((moved, change, sy))
+        self._pairs.append((moved, change))
         self._scale = sy / float(change @ change)
+        self._made = None
 
 
 @dataclasses.dataclass

@@ -95,6 +95,8 @@ def _measured(
     """R-hat and drift, within the chains of each mode: chains of different modes never meet, and need not."""
     rhat, drift = 1.0, 0.0
     draws = draws[:, :, np.ptp(draws, axis=(0, 1)) > 0]
+    if not draws.size:  # nothing moves: nothing has been forgotten
+        return math.inf, math.inf
     for c in np.unique(part_of):
         own = draws[:, part_of == c]
         if own.shape[1] < 4:

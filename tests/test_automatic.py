@@ -78,6 +78,10 @@ RIGHT = {
         lambda x: jnp.logaddexp(jnp.log(0.05) + normal(x, 5.0), jnp.log(0.95) + normal(x, -5.0)), 2,
         -4.5, math.sqrt(1 + 100 * 0.05 * 0.95), ("corrected",), log_evidence=math.log(2 * math.pi),
     ),
+    "spike in a slab": Known(
+        lambda x: jnp.logaddexp(normal(x), normal(x, 0.0, 0.001) - math.log(0.001)), 1,
+        0.0, math.sqrt(0.5 + 0.5e-6), ("corrected",),
+    ),
     "kink": Known(lambda x: -jnp.sum(jnp.abs(x)), 2, 0.0, math.sqrt(2), USABLE, log_evidence=2 * math.log(2)),
     "banana": Known(
         lambda x: -0.5 * x[0] ** 2 - 0.5 * ((x[1] - x[0] ** 2) / 0.5) ** 2, 2,

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
+from scipy.linalg import LinAlgError
+from scipy.special import logsumexp
 
 from qphi.checks.judge import Circumstances, Judgement, believable, by_chains, by_weights
 from qphi.checks.preflight import Finding, preflight
@@ -35,7 +37,7 @@ from qphi.checks.weighted import (
 from qphi.importance import ImportanceWeights
 from qphi.noise import fixed_draws, generator
 from qphi.solvers.exact import Gaussian, nearest, solve
-from qphi.solvers.newton import Newton, NewtonState
+from qphi.solvers.newton import Newton, NewtonState, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
@@ -66,6 +68,8 @@ EFFORTS = {
 _PATH_DRAWS = 6  # that score a place on a path
 _PATH_STEPS, _NEWTON_STEPS, _PROBE_STEPS = 1000, 100, 200
 _MOST_MODES = 6
+_TOWERS = 3.0  # nats
+_NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
 _NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
 _NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
@@ -142,6 +146,7 @@ def infer(
         paths = _climb(search, starts, _PATH_STEPS)
     with search.stage("fit"):
         _fit_modes(search, paths)
+        _fit_wide(search)
     if effort.probes and search.fits and not search.late:
         with search.stage("probe"):
             _probe(search)
@@ -167,18 +172,73 @@ def _fit_modes(search: _Search, paths: list[Path]) -> None:
     for path in paths:
         if path.best is None or fits >= _MOST_MODES or search.late:
             continue
-        far_below = search.fits and path.best_elbo < search.fits[0].elbo - _FAR_BELOW
-        if far_below or _explained(search, path.place):
-            continue
+        start = path.best
+        if search.fits:
+            spike = _spike(search, path)
+            far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
+            if spike is None and (far_below or _explained(search, path.place)):
+                continue
+            start = start if spike is None else spike
         fits += 1
-        fit = _newton(search, path.best)
+        fit = _newton(search, start)
         # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
-        settled = fit is not None and (not search.fits or fit.residual < _NEARLY)
-        if fit is not None and settled and not _explained(search, fit.q.mean):
-            search.fits.append(fit)
-            search.fits.sort(key=lambda state: -state.elbo)
-    best = search.fits[0].elbo if search.fits else -math.inf
+        if fit is not None and (not search.fits or fit.residual < _NEARLY):
+            _keep(search, fit)
+
+
+def _spike(search: _Search, path: Path) -> Gaussian | None:
+    """Laplace's Gaussian at a path's end, where the density towers over what the fits say and has mass to count."""
+    if path.slope is None:
+        return None
+    dim, z = len(path.place), path.place[None]
+    height = logsumexp([f.elbo - f.q.entropy + 0.5 * (dim - f.q.radius(z)[0]) for f in search.fits])
+    if -path.energy < height + _TOWERS:
+        return None
+    # the climb's own idea of the curvature may be that of the surroundings; as many rows as the fit's, one program
+    _, _, hessian = search.oracle.mean_curvature(np.repeat(z, _newton_draws(dim), axis=0))
+    try:
+        end = Gaussian(path.place, inverse_factor(-hessian))
+    except (LinAlgError, ValueError):
+        return None
+    mass = -path.energy + end.entropy - 0.5 * dim
+    return end if mass > search.fits[0].elbo - _NEGLIGIBLE else None
+
+
+def _fit_wide(search: _Search) -> None:
+    """Once more from a Gaussian as wide as the box of starts: climbs end in the narrowest of nested modes.
+
+    In few dimensions only, where a mode that is much narrower can have as much mass as the one around it.
+    """
+    dim = search.oracle.dim
+    if not search.fits or dim > _NESTED_DIM or search.late:
+        return
+    q = search.fits[0].q
+    if np.sqrt(np.sum(q.tril**2, axis=1)).max() > 1 / _NARROW:
+        return  # as wide as that already, give or take
+    solver = Newton(fixed_draws(search.random, _newton_draws(dim), dim))
+    wide = Gaussian(q.mean, np.eye(dim))
+    state, steps = solve(search.oracle, solver, wide, max_steps=_WIDE_STEPS, deadline=search.deadline)
+    search.newton_steps += steps
+    if solver.answer(state) is not None and state.residual < _NEARLY:
+        _keep(search, state)
+
+
+def _keep(search: _Search, fit: NewtonState) -> None:
+    """Add a fit that is none of those there are, and drop those without weight."""
+    if any(_same(fit.q, other.q) for other in search.fits):
+        return
+    search.fits.append(fit)
+    search.fits.sort(key=lambda state: -state.elbo)
+    best = search.fits[0].elbo
     search.fits[:] = [fit for fit in search.fits if fit.elbo > best - _NEGLIGIBLE]
+
+
+def _same(q: Gaussian, other: Gaussian) -> bool:
+    """Whether the one's mean lies where the other has its mass, and they are about as large."""
+    d = len(q.mean)
+    reach = d + 6 * math.sqrt(2 * d) + 9
+    close = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0]) < reach
+    return bool(close) and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d
 
 
 def _newton(search: _Search, start: Gaussian) -> NewtonState | None:

@@ -272,3 +272,15 @@ def test_a_density_that_is_finite_nowhere_is_refused_with_the_site_to_blame():
 
     with pytest.raises(qphi.InputError, match=r"None of 100 starts has a finite log density.*broken = nan"):
         qphi.fit(model, 1.0, key=KEY)
+
+
+@pytest.mark.parametrize("family", ["low-rank", "student-t"])
+def test_chosen_families_by_stochastic_gradients(family):
+    # a strongly correlated Gaussian of 3: the low-rank family contains it, the t nearly
+    covariance = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 0.25]])
+    precision = np.linalg.inv(covariance)
+    example = {"x": jnp.ones(3)}
+    posterior = qphi.fit(lambda v: -0.5 * v["x"] @ precision @ v["x"], example=example, key=KEY, family=family)
+    draws = posterior.sample(KEY, 4000)["x"]
+    np.testing.assert_allclose(draws.mean(axis=0), 0, atol=0.1)
+    np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.15)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
+    from qphi.families import LowRankGaussian as LowRankGaussian
     from qphi.families import StandardNormal as StandardNormal
+    from qphi.families import StudentT as StudentT
     from qphi.inference import Trained as Trained
     from qphi.inference import fit as fit
     from qphi.inference import load as load
@@ -45,11 +47,13 @@ _HOMES = {
     "InputError": "qphi.errors",
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",
+    "LowRankGaussian": "qphi.families",
     "MonteCarlo": "qphi.bounds",
     "Posterior": "qphi.posterior",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",
+    "StudentT": "qphi.families",
     "Trained": "qphi.inference",
     "Trust": "qphi.verdict",
     "UnreliableError": "qphi.verdict",

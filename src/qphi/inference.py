@@ -23,7 +23,15 @@ from qphi.bounds import ELBO, AbstractBound, MonteCarlo
 from qphi.bounds.objective import PosteriorObjective
 from qphi.draws import Pool
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, GaussianMixture
+from qphi.families import (
+    AbstractFamily,
+    DiagonalGaussian,
+    FromNumPyro,
+    FullRankGaussian,
+    GaussianMixture,
+    LowRankGaussian,
+    StudentT,
+)
 from qphi.loop import Progress, drive, start
 from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
@@ -36,7 +44,8 @@ from qphi.targets.oracle import Oracle
 
 __all__ = ["Trained", "fit", "load"]
 
-FAMILIES = ("mean-field", "full-rank")
+FAMILIES = ("mean-field", "low-rank", "full-rank", "student-t")
+RANK = 16  # of "low-rank"
 START_SCALE = 0.1  # narrower than a posterior on the unconstrained scale usually is: grows safely
 PARTICLES = 16  # per step, door 1
 SCORING_PARTICLES = 512  # per check, the same draws at each
@@ -104,7 +113,7 @@ def fit(
     For a posterior, nothing else is needed: starts, family and stop are found, the result is checked and, where it
     falls short, corrected (see `Posterior.verdict`); in double precision whatever JAX is set to. effort: 'quick' (no
     correction by Markov chains), 'standard' or 'thorough'. With any of the following the fit is as you say, by
-    stochastic gradients and without correction: family: 'mean-field', 'full-rank' or a family to start from; bound:
+    stochastic gradients and without correction: family: 'mean-field', 'low-rank', 'full-rank', 'student-t' or a family to start from; bound:
     what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless given; max_steps: a budget.
     max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself. watch: told of the progress of
     stochastic gradients a few times a second.
@@ -225,7 +234,14 @@ def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> Abst
     z = finite_start(target, key)
     if family == "mean-field":
         return DiagonalGaussian(z, jnp.full_like(z, np.log(START_SCALE)))
-    return FullRankGaussian(z, START_SCALE * jnp.eye(target.dim, dtype=z.dtype))
+    if family == "low-rank":
+        # not zero: at zero no direction is better than another, and none would be found
+        factor = 0.1 * START_SCALE * jax.random.normal(key, (target.dim, min(RANK, target.dim)), z.dtype)
+        return LowRankGaussian(z, factor, jnp.full_like(z, np.log(START_SCALE)))
+    tril = START_SCALE * jnp.eye(target.dim, dtype=z.dtype)
+    return (
+        FullRankGaussian(z, tril) if family == "full-rank" else StudentT(z, tril, jnp.log(jnp.asarray(10.0, z.dtype)))
+    )
 
 
 def _fit_model(

@@ -12,7 +12,15 @@ import numpyro.distributions as dist
 
 from qphi.autoencoders import AbstractLikelihood, Bernoulli, ContinuousBernoulli, FromDistribution, Gaussian
 from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, StickingTheLanding
-from qphi.families import AbstractFamily, DiagonalGaussian, FromNumPyro, FullRankGaussian, StandardNormal
+from qphi.families import (
+    AbstractFamily,
+    DiagonalGaussian,
+    FromNumPyro,
+    FullRankGaussian,
+    LowRankGaussian,
+    StandardNormal,
+    StudentT,
+)
 from qphi.solvers import StochasticGradient
 
 
@@ -35,6 +43,10 @@ FAMILIES: dict[str, FamilyCase] = {
     "StandardNormal": FamilyCase(lambda: StandardNormal(2), {}),
     "DiagonalGaussian": FamilyCase(DiagonalGaussian, {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3]}),
     "FullRankGaussian": FamilyCase(FullRankGaussian, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]]}),
+    "LowRankGaussian": FamilyCase(
+        LowRankGaussian, {"mean": [0.4, -1.0], "factor": [[0.8], [-0.5]], "log_scale": [-0.6, 0.3]}
+    ),
+    "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),
     "numpyro Logistic": FamilyCase(_numpyro(dist.Logistic), _LOC_SCALE),
     "numpyro StudentT": FamilyCase(_numpyro(dist.StudentT), {"df": [5.0, 9.0], **_LOC_SCALE}),

@@ -4,7 +4,9 @@ from qphi.families.base import AbstractFamily, AbstractTransport, Batch
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
+from qphi.families.low_rank import LowRankGaussian
 from qphi.families.mixture import GaussianMixture
+from qphi.families.student import StudentT
 
 __all__ = [
     "AbstractFamily",
@@ -14,7 +16,9 @@ __all__ = [
     "FromNumPyro",
     "FullRankGaussian",
     "GaussianMixture",
+    "LowRankGaussian",
     "StandardNormal",
+    "StudentT",
     "as_family",
     "has_kl",
     "kl_divergence",

@@ -12,7 +12,7 @@ import numpy as np
 
 from qphi.draws import Pool
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, GaussianMixture
+from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT
 from qphi.importance import ImportanceWeights
 from qphi.posterior import Posterior
 from qphi.precision import in_double
@@ -26,7 +26,7 @@ __all__ = ["RECORD", "load_posterior", "save_posterior"]
 RECORD, ARRAYS = "posterior.json", "posterior.safetensors"
 KEPT_DRAWS = 4000  # of a q without a pool
 _FAMILIES: dict[str, type[AbstractFamily]] = {
-    kind.__name__: kind for kind in (DiagonalGaussian, FullRankGaussian, GaussianMixture)
+    kind.__name__: kind for kind in (DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT)
 }
 
 

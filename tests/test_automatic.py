@@ -82,6 +82,14 @@ RIGHT = {
         lambda x: jnp.logaddexp(normal(x), normal(x, 0.0, 0.001) - math.log(0.001)), 1,
         0.0, math.sqrt(0.5 + 0.5e-6), ("corrected",),
     ),
+    "narrow mode aside": Known(
+        lambda x: jnp.logaddexp(normal(x), normal(x, 4.0, 0.05) - math.log(0.05)), 1,
+        2.0, math.sqrt(4 + 0.5 + 0.5 * 0.0025), ("corrected",),
+    ),
+    "outlying data": Known(  # moments by quadrature
+        lambda x: -x[0] ** 2 / 200 - jnp.sum(jnp.log1p((jnp.array([-10, -9.5, 8, 9.2, 10]) - x[0]) ** 2)), 1,
+        8.732, 1.918, ("corrected",),
+    ),
     "kink": Known(lambda x: -jnp.sum(jnp.abs(x)), 2, 0.0, math.sqrt(2), USABLE, log_evidence=2 * math.log(2)),
     "banana": Known(
         lambda x: -0.5 * x[0] ** 2 - 0.5 * ((x[1] - x[0] ** 2) / 0.5) ** 2, 2,
@@ -99,6 +107,11 @@ DOUBTFUL = {
     "NaN beyond one": Known(lambda x: jnp.where(x[0] > 1, jnp.nan, normal(x)), 2),
     "steps": Known(lambda x: jnp.sum(-0.5 * jnp.floor(x) ** 2), 1),
     "zero below zero": Known(lambda x: jnp.where(x[0] < 0, -jnp.inf, normal(x)), 2),
+    "too many modes": Known(
+        lambda x: jnp.sum(jnp.logaddexp(math.log(0.2) - 2 * (x + 3) ** 2, math.log(0.8) - 2 * (x - 3) ** 2)), 5
+    ),
+    "diagonal": Known(lambda x: -0.5 * (x[0] + x[1] - 1) ** 2, 2),
+    "heavier than integrable": Known(lambda x: -0.5 * jnp.sum(jnp.log1p(x**2)), 2),
     "ring": Known(lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2),
 }
 

@@ -78,7 +78,7 @@ def test_check_says_what_is_wrong_without_fitting(folder, capsys):
     assert main(["check", "m.py:normal", "--data", "d.json"]) == 0
     printed = capsys.readouterr().out
     assert printed.count(": ok") == 4
-    assert "1 unconstrained coordinates; values: mu" in printed
+    assert "1 unconstrained coordinate; values: mu" in printed
     assert main(["check", "m.py:improper", "--data", "d.json"]) == 4
     assert "proper: log p does not fall far out along free" in capsys.readouterr().out
 

@@ -22,6 +22,7 @@ serialise data targets families importance
 draws bounds
 summary stopping solvers
 checks
+modes
 auto posterior
 loop
 autoencoders

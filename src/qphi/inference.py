@@ -113,15 +113,19 @@ def fit(
     For a posterior, nothing else is needed: starts, family and stop are found, the result is checked and, where it
     falls short, corrected (see `Posterior.verdict`); in double precision whatever JAX is set to. effort: 'quick' (no
     correction by Markov chains), 'standard' or 'thorough'. With any of the following the fit is as you say, by
-    stochastic gradients and without correction: family: 'mean-field', 'low-rank', 'full-rank', 'student-t' or a family to start from; bound:
-    what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless given; max_steps: a budget.
-    max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself. watch: told of the progress of
-    stochastic gradients a few times a second.
+    stochastic gradients and without correction: family: 'mean-field', 'low-rank', 'full-rank', 'student-t' or a
+    family to start from; bound: what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless
+    given; max_steps: a budget. max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself.
+    watch: told of the progress of stochastic gradients a few times a second.
 
     Raises InputError (a ValueError) or TypeError, before any work, for what cannot be fitted.
     """
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
         raise TypeError(f"key must be one typed JAX key, got {type(key).__name__}. Use jax.random.key(0).")
+    if max_time is not None and not (isinstance(max_time, int | float) and 0 < max_time < math.inf):
+        raise InputError(f"max_time={max_time!r}; a number of seconds above 0 is needed, or None for no limit.")
+    if bound is not None and not isinstance(bound, AbstractBound):
+        raise TypeError(f"bound is a {type(bound).__name__}; a bound is needed, such as qphi.ELBO(particles=16).")
     if bound is not None and particles is not None:
         raise InputError("bound and particles were both given; a bound has its own. Give bound=ELBO(particles=...).")
     if isinstance(model, LatentVariableModel):

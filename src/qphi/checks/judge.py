@@ -6,24 +6,24 @@ import dataclasses
 import math
 
 import numpy as np
-from jaxtyping import Bool
 
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
-from qphi.checks.weighted import Moments, WeightCheck
+from qphi.checks.weighted import Moments, WeightCheck, believable
 from qphi.solvers.exact import Gaussian
 from qphi.verdict import Trust
 
-__all__ = ["Circumstances", "Judgement", "believable", "by_chains", "by_weights"]
+__all__ = ["Circumstances", "Judgement", "by_chains", "by_weights"]
 
 _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
-_MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
 _KHAT = 0.7
 _DISAGREEMENT = 0.3  # posterior sds between chains and weights that both look good
+_HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
 
+_MORE_MODES = "every further round of starts found more modes: there may be others"
 _LONGER = "try effort='thorough', which runs Markov chains from q for longer, or another parameterisation."
 _CHECK_MODEL = "check the model: a prior that is missing, a direction without data, or another parameterisation."
 _TAILS = "report medians and quantiles of the values marked, whose means or sds may not exist."
@@ -38,6 +38,8 @@ class Circumstances:
     converged: bool
     fitted_elbo: float
     late: bool
+    modes_left: bool  # further starts kept finding modes
+    largest_log_weight: float  # raw, over the log of the mean weight, nats
     thorough: bool
 
     @property
@@ -53,15 +55,6 @@ class Judgement:
     trust: Trust
     reasons: tuple[str, ...]
     advice: str = ""
-
-
-def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
-    """For each column, whether its mean and its sd have errors that are small and can be relied on."""
-    constant = m.sd <= 1e-12 * (1 + np.abs(m.mean))
-    with np.errstate(invalid="ignore"):
-        mean_ok = constant | ((m.mean_khat < _KHAT) & (m.mean_error < _MEAN_ERROR * m.sd))
-        sd_ok = constant | ((m.sd_khat < _KHAT) & (m.sd_error < _SD_ERROR * m.sd))
-    return mean_ok, sd_ok
 
 
 def by_weights(case: Circumstances, check: WeightCheck, moments: Moments) -> Judgement:
@@ -86,9 +79,13 @@ def by_weights(case: Circumstances, check: WeightCheck, moments: Moments) -> Jud
         reasons.append(_doubtful(mean_ok, sd_ok))
     reasons += _modes(case)
     near = check.log_weight_variance < _SMALL_VARIANCE
+    if near and check.khat >= _KHAT and case.largest_log_weight > _HEAVY_WEIGHT:
+        near = False  # q agrees with p where q is; a few draws say that p is elsewhere too
     if near and not reasons:
         kl = max(check.log_weight_variance / 2, 0.001)
         return Judgement(Trust.TRUSTED, (f"q is within {kl:.2g} nats of the posterior",))
+    if case.modes_left:
+        return Judgement(Trust.UNRELIABLE, (_MORE_MODES, *reasons), case.advice)
     enough = check.khat < khat_threshold(check.pairs) and check.ess > max(_FEWEST_ESS, _ESS_SHARE * check.pairs)
     if not (near or enough):
         reasons.append(f"importance weights have Pareto k {check.khat:.2f} and ESS {check.ess:.0f} of {check.pairs}")
@@ -102,6 +99,8 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
     """Corrected where chains have settled and every mean and sd can be believed. `other`: good weighted moments."""
     said = f"{settling.chains} Markov chains from q, {settling.moves} moves"
     reasons = _modes(case)
+    if case.modes_left:
+        return Judgement(Trust.UNRELIABLE, (_MORE_MODES, *reasons), case.advice)
     if not settling.settled:
         reasons.append(f"{said}, have not settled (R-hat {settling.rhat:.2f}, drift {settling.drift:.2f} sd)")
         return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,12 +13,13 @@ from jaxtyping import Float
 from qphi.targets.base import Site
 from qphi.targets.oracle import Oracle
 
-__all__ = ["Finding", "preflight"]
+__all__ = ["Finding", "preflight", "remote"]
 
 _PLACES = 3  # at which derivatives are checked
 _STEP = 1e-5  # of central differences, times 1 + |z|: errors of 1e-10 in smooth functions
 _AGREEMENT = 1e-3  # relative difference of a derivative from its central difference
-_REMOTE = (1e9, 1e12)  # where a proper posterior has fallen, even one with an sd of a million
+_REMOTE = (1e9, 1e12)  # far out even for a posterior with an sd of a million
+_LOW = 30.0  # nats
 _MOST_SITES = 20  # checked one by one
 
 
@@ -44,7 +46,7 @@ def preflight(
                 disagree, again for each named value, to name the ones to blame
     smooth      no coordinate has a gradient of exactly zero at every start (a step function, an integer cast, a value
                 that log p does not depend on)
-    proper      log p has fallen far out along every coordinate, both ways: else the posterior has no finite mass
+    proper      far out log p falls fast enough along every coordinate, both ways: else the mass is infinite
 
     They see wrong derivatives, not wrong models; and a direction that is improper without being a coordinate is left
     to the checks of the fit.
@@ -57,7 +59,7 @@ def preflight(
             places = starts[good][:_PLACES]
             findings.append(_derivative(oracle, places, random))
             findings.append(_smooth(oracle, gradient[good]))
-            findings.append(_proper(oracle, starts[good][0]))
+            findings.append(_proper(oracle, starts[good][np.argmax(value[good])]))
     return tuple(findings)
 
 
@@ -115,15 +117,40 @@ def _smooth(oracle: Oracle, gradient: Float[np.ndarray, "starts dim"]) -> Findin
 
 
 def _proper(oracle: Oracle, place: Float[np.ndarray, " dim"]) -> Finding:
-    here = float(oracle.values(place[None])[0])
-    ways = np.concatenate([sign * distance * np.eye(oracle.dim) for distance in _REMOTE for sign in (1, -1)])
-    value = oracle.values(place + ways).reshape(len(_REMOTE), 2, oracle.dim)
-    # heavy tails fall slowly: a Cauchy by 40 nats. What does not fall by one nat at both distances has no tail.
-    stays = np.all(value > here - 1, axis=0).any(axis=0)  # False for NaN
+    stays = _stays(oracle, place, np.eye(oracle.dim))
     if not stays.any():
         return Finding("proper", True)
     found = f"log p does not fall far out along {_names(oracle, stays)}: the posterior is improper"
-    return Finding("proper", False, found, "Give it a prior, or data that it depends on.")
+    return Finding("proper", False, found, _GIVE_PRIOR)
+
+
+def remote(
+    oracle: Oracle, place: Float[np.ndarray, " dim"], direction: Float[np.ndarray, " dim"], called: str
+) -> Finding:
+    """Whether log p falls far out along one direction, which need not be a coordinate's."""
+    with np.errstate(all="ignore"):
+        stays = bool(_stays(oracle, place, direction[None])[0])
+    if not stays:
+        return Finding("proper", True)
+    main = np.abs(direction) > 0.3 * np.abs(direction).max()
+    found = f"log p does not fall far out along {called} ({_names(oracle, main)}): the posterior is improper"
+    return Finding("proper", False, found, _GIVE_PRIOR)
+
+
+def _stays(oracle: Oracle, place: Float[np.ndarray, " dim"], ways: Float[np.ndarray, "ways dim"]) -> Any:
+    """For each direction, whether p is too heavy to be integrated along it, one way or the other.
+
+    Between the two distances, a factor of 1,000 apart, |x|^-a falls by a log 1000, and is integrable only for a > 1.
+    """
+    here = float(oracle.values(place[None])[0])
+    near, far = (oracle.values(np.concatenate([place + d * ways, place - d * ways])) for d in _REMOTE)
+    heavy = far > near - 1.005 * math.log(_REMOTE[1] / _REMOTE[0])  # False for NaN, and where both are -inf
+    # transforms of bounded values saturate in floating point, some 36 nats down: what is that low has no weight
+    heavy &= near > here - _LOW
+    return np.any(np.asarray(heavy).reshape(2, -1), axis=0, keepdims=False)
+
+
+_GIVE_PRIOR = "Give it a prior, or data that it depends on."
 
 
 def _blocks(oracle: Oracle) -> list[tuple[str, slice]]:

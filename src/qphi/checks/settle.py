@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from qphi.checks.chains import Ensemble, worst_rhat
-from qphi.checks.weighted import flattened
+from qphi.checks.weighted import flattened, noisy, weighted_moments
 from qphi.solvers.exact import Gaussian, nearest
 from qphi.targets.oracle import Oracle
 
@@ -19,7 +19,7 @@ __all__ = ["Settling", "settle"]
 _WARM_MOVES = 24  # in which the step size is learned
 _THIN = 4  # moves between two recorded states
 _FIRST_STATES, _FEWEST_STATES = 16, 8
-_RHAT, _DRIFT = 1.1, 0.1
+_RHAT, _DRIFT = 1.05, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,12 @@ def settle(
         rhat, drift = _measured(flattened(values).reshape(len(late), chains, -1), part_of)
         found = Settling(late.reshape(-1, oracle.dim), values, chains, ensemble.moves, ensemble.accepted, rhat, drift)
         spent = len(states) < wanted or ensemble.moves + _THIN * len(states) > most_moves
-        if found.settled or spent:
+        if spent:
             return found
+        if found.settled:
+            rows = flattened(values)
+            if not noisy(weighted_moments(rows, np.full(len(rows), 1 / len(rows)))):
+                return found
         wanted = 2 * len(states)
 
 

@@ -7,12 +7,24 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.special import logsumexp
 
 from qphi.checks.pareto import smooth_log_weights, tail_shape
 
-__all__ = ["Moments", "WeightCheck", "check_weights", "flattened", "unflattened", "weighted_moments"]
+__all__ = [
+    "Moments",
+    "WeightCheck",
+    "believable",
+    "check_weights",
+    "flattened",
+    "noisy",
+    "unflattened",
+    "weighted_moments",
+]
+
+_MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
+_KHAT = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +138,18 @@ def unflattened(columns: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[s
         named[name] = columns[begin : begin + size].reshape(value.shape[1:])
         begin += size
     return named
+
+
+def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
+    """For each column, whether its mean and its sd have errors that are small and can be relied on."""
+    constant = m.sd <= 1e-12 * (1 + np.abs(m.mean))
+    with np.errstate(invalid="ignore"):
+        mean_ok = constant | ((m.mean_khat < _KHAT) & (m.mean_error < _MEAN_ERROR * m.sd))
+        sd_ok = constant | ((m.sd_khat < _KHAT) & (m.sd_error < _SD_ERROR * m.sd))
+    return mean_ok, sd_ok
+
+
+def noisy(m: Moments) -> bool:
+    """Whether more draws would help: an error is too large, and not because of a tail."""
+    mean_ok, sd_ok = believable(m)
+    return bool(np.any(~mean_ok & (m.mean_khat < _KHAT)) or np.any(~sd_ok & (m.sd_khat < _KHAT)))

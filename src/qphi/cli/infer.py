@@ -64,7 +64,9 @@ def infer(
     max_time: Annotated[
         str | None, typer.Option(metavar="TIME", help="At most so long: 90, 90s, 5m, 1h.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same draws.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="The same seed gives the same draws.")
+    ] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -87,7 +89,7 @@ def infer(
     seconds = None if max_time is None else parse_seconds(max_time)
     name = model.rpartition(":")[2]
     folder = RUNS / (name or "model") if out is None else out
-    check_folder(folder, resume=False)
+    check_folder(folder, resume=False, resumable=False)
     prepare()
     program = load_model(model)
     arguments = matched(program, {} if data is None else load_data(data), data)
@@ -137,7 +139,7 @@ def check(model: ModelArgument, data: DataOption = None) -> int:
     for finding in findings:
         say(str(finding))
     sizes = ", ".join(f"{name} {list(shape)}" if shape else name for name, shape in shapes.items())
-    say(f"{target.dim} unconstrained coordinates; values: {sizes}")
+    say(f"{target.dim} unconstrained coordinate{'' if target.dim == 1 else 's'}; values: {sizes}")
     return 0 if all(finding.passed for finding in findings) else NOT_PASSED
 
 

@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show_warnings_in_one_line()
         try:
             return _run(given)
+        except SystemExit as stop:
+            say_error(f"the model ended Python with sys.exit({stop.code!r}). Take that out of the model.")
+            return BAD_INPUT
         except (Exception, KeyboardInterrupt) as error:
             if debug:
                 traceback.print_exc()

@@ -34,7 +34,7 @@ def load_model(named: str) -> Callable[..., Any]:
     sys.path.insert(0, str(path.resolve().parent))  # so that it can import its neighbours
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{path} could not be run: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
@@ -84,7 +84,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _array(path: Path, name: str, value: Any) -> Any:
-    if isinstance(value, bool | str) or value is None or isinstance(value, dict):
+    if value is None:
+        raise InputError(f"{path}: {name} is null. Leave it out, or give a number.")
+    if isinstance(value, bool | str | dict):
         return value
     if isinstance(value, int | float):
         return value
@@ -130,7 +132,8 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
     try:
         value = float(cell)
     except ValueError:
-        raise InputError(f"{path}, line {line}, column {column}: {cell!r} is not a number.") from None
+        hint = " Separate cells by commas." if ";" in cell else ""
+        raise InputError(f"{path}, line {line}, column {column}: {cell!r} is not a number.{hint}") from None
     if not math.isfinite(value):
         raise InputError(
             f"{path}, line {line}, column {column}: {cell!r} is not finite. Leave the row out, or fill it."

@@ -21,7 +21,7 @@ SEED = 0
 _BUDGETS = ("max_epochs", "max_time")  # may change when a run is resumed; everything else is part of the run
 
 
-def check_folder(folder: Path, resume: bool) -> None:
+def check_folder(folder: Path, resume: bool, *, resumable: bool = True) -> None:
     """Refuses a folder that holds other things, or nothing to resume. Nothing in it is touched."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; the run needs a folder. Choose another with --out.")
@@ -30,8 +30,8 @@ def check_folder(folder: Path, resume: bool) -> None:
             raise InputError(f"there is no run to resume in {folder}. Leave --resume away, or name the run with --out.")
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(
-            f"the folder {folder} exists and is not empty. Write elsewhere with --out, or go on with the run "
-            "in it with --resume."
+            f"the folder {folder} exists and is not empty. Write elsewhere with --out"
+            + (", or go on with the run in it with --resume." if resumable else ", or remove it first.")
         )
 
 

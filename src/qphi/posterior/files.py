@@ -52,6 +52,8 @@ def save_posterior(posterior: Posterior, folder: Path) -> None:
         "mean_ok": verdict.mean_ok,
         "sd_ok": verdict.sd_ok,
     }
+    if (folder / "model.json").exists():
+        raise InputError(f"{folder} holds another model. Save the posterior into a folder of its own.")
     folder.mkdir(parents=True, exist_ok=True)
     arrays = jax.tree.map(np.asarray, arrays)
     checksum = save_arrays(folder / ARRAYS, arrays)

@@ -188,7 +188,8 @@ def _structure(
     except Exception as error:
         raise InputError(
             f"The NumPyro program raised {type(error).__name__}: {error} - when run on {len(args)}"
-            f" argument(s){_names(kwargs)}. Make model(*args, **kwargs) run under numpyro.handlers.seed."
+            f" argument(s){_names(kwargs)}. Make model(*args, **kwargs) run under numpyro.handlers.seed; a"
+            " plain JAX log density needs example={name: value}."
         ) from error
     return found["sites"], found["reported"]
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from qphi.errors import InputError
 from qphi.precision import double
 from qphi.targets.base import AbstractTarget
 
@@ -34,6 +35,16 @@ class Oracle:
         self.values_asked = self.gradients_asked = self.hessians_asked = 0
         with double():
             self._names = tuple(target.shapes())
+            try:  # nothing is computed: shapes that do not fit are found before anything is compiled
+                jax.eval_shape(target.log_density, jax.ShapeDtypeStruct((target.dim,), jnp.zeros(()).dtype))
+            except InputError:
+                raise
+            except (TypeError, ValueError) as error:
+                line = str(error).strip().split("\n")[0].rstrip(".")
+                raise InputError(
+                    f"The log density cannot be computed: {type(error).__name__}: {line}. Check that the shapes of "
+                    "the data fit the model's."
+                ) from error
         self._data = max(1, sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array))))
 
     @property

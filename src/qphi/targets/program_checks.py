@@ -92,6 +92,8 @@ def _check_observed(name: str, site: dict[str, Any]) -> None:
     if not known or constraints.is_dependent(support) or support.event_dim or "Masked" in type(law).__name__:
         return
     value = np.asarray(value)
+    if value.dtype.kind == "c":
+        raise InputError(f"The observed values of site {name!r} are complex; real ones are needed.")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise InputError(
             f"{np.sum(~np.isfinite(value))} of {value.size} observed values of site {name!r} are not finite."

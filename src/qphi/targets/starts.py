@@ -11,6 +11,7 @@ from qphi.targets.oracle import Oracle
 __all__ = ["dispersed_starts"]
 
 _TRIED = 64  # at once: one call of the oracle
+_WIDER = 5.0  # a quarter of the starts come from a box this much wider: modes need not be near the centre
 _SHRINKAGES = 6  # each a quarter as wide: a thousandth of the first at last
 
 
@@ -19,7 +20,8 @@ def dispersed_starts(
 ) -> tuple[Float[np.ndarray, "starts dim"], Float[np.ndarray, "tried dim"]]:
     """`count` points (fewer only where fewer can be found) at which log p and its gradient are finite; the first tried.
 
-    Uniform in a box about the target's centre, (-2, 2)^dim as in Stan; where too few of 64 are finite the box shrinks.
+    Uniform in a box about the target's centre, (-2, 2)^dim as in Stan, a quarter of them in (-10, 10)^dim; where too
+    few of 64 are finite the box shrinks.
     Raises InputError, with the terms to blame, where no start at all has a finite density.
     """
     center = np.asarray(oracle.target.center(), np.float64)
@@ -27,6 +29,7 @@ def dispersed_starts(
     radius, first = START_RADIUS, None
     for _ in range(_SHRINKAGES):
         z = center + random.uniform(-radius, radius, (_TRIED, oracle.dim))
+        z[1::4] = center + _WIDER * (z[1::4] - center)
         if not found:
             z[0] = center
         first = z if first is None else first

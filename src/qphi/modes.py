@@ -1,0 +1,245 @@
+"""Where the mass is: climbs from dispersed places, a Gaussian at each distinct end, and the search for more."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+from scipy.linalg import LinAlgError
+from scipy.special import logsumexp
+
+from qphi.checks.preflight import Finding
+from qphi.noise import fixed_draws
+from qphi.solvers.exact import Gaussian, solve
+from qphi.solvers.newton import Newton, NewtonState, inverse_factor
+from qphi.solvers.pathfinder import Path, Pathfinder
+from qphi.targets.oracle import Oracle
+from qphi.targets.starts import dispersed_starts
+
+__all__ = [
+    "EFFORTS",
+    "PATH_STEPS",
+    "Effort",
+    "Search",
+    "climb",
+    "fit_modes",
+    "fit_wide",
+    "follow",
+    "probe",
+    "seek_more",
+]
+
+_PATH_DRAWS = 6  # that score a place on a path
+PATH_STEPS, _NEWTON_STEPS, _PROBE_STEPS = 1000, 100, 200
+_MOST_MODES = 6
+_TOWERS = 3.0  # nats
+_ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
+_HEAVY = 20.0  # times the mean weight
+_NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
+_NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
+_FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
+_NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much work a fit may be, whatever the target."""
+
+    starts: int  # climbs
+    probes: int  # climbs from outside
+    pairs: int  # checking draws, with their reflections
+    chains: int  # 0: never
+    most_moves: int  # of each chain
+    always_chains: bool  # also when the weights are good
+    seconds_of_chains: float
+
+
+EFFORTS = {
+    "quick": Effort(4, 0, 2048, 0, 0, False, 0.0),
+    "standard": Effort(8, 8, 4096, 256, 2200, False, 30.0),
+    "thorough": Effort(16, 16, 16384, 512, 6144, True, 1800.0),
+}
+
+
+@dataclasses.dataclass
+class Search:
+    """What a running inference carries from stage to stage."""
+
+    oracle: Oracle
+    random: np.random.Generator
+    key: PRNGKeyArray
+    effort: Effort
+    deadline: float
+    watch: Callable[[str], None] | None
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
+    fits: list[NewtonState] = dataclasses.field(default_factory=list)  # one for each mode, the best first
+    newton_steps: int = 0
+    findings: tuple[Finding, ...] = ()
+    modes_left: bool = False  # the last round of starts still found modes
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.deadline
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times what happens inside, under a name."""
+        began = time.monotonic()
+        if self.watch:
+            self.watch(name)
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
+
+
+def climb(search: Search, starts: Float[np.ndarray, "starts dim"], steps: int) -> list[Path]:
+    """Pathfinder from each start, the best path first."""
+    solver = Pathfinder(fixed_draws(search.random, _PATH_DRAWS, search.oracle.dim))
+    paths, _ = solve(search.oracle, solver, starts, max_steps=steps, deadline=search.deadline)
+    return sorted(paths, key=lambda path: -path.best_elbo)
+
+
+def fit_modes(search: Search, paths: list[Path]) -> None:
+    """A Gaussian at the best path's end, and at those of others that it does not explain."""
+    fits = 0
+    for path in paths:
+        if path.best is None or fits >= _MOST_MODES or search.late:
+            continue
+        start = path.best
+        if search.fits:
+            spike = _spike(search, path)
+            far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
+            if spike is None and (far_below or _explained(search, path.place)):
+                continue
+            start = start if spike is None else spike
+        fits += 1
+        fit = _newton(search, start)
+        # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
+        if fit is not None and (not search.fits or fit.residual < _NEARLY):
+            _keep(search, fit)
+
+
+def _spike(search: Search, path: Path) -> Gaussian | None:
+    """Laplace's Gaussian at a path's end, where the density towers over what the fits say and has mass to count."""
+    if path.slope is None:
+        return None
+    dim, z = len(path.place), path.place[None]
+    height = logsumexp([f.elbo - f.q.entropy + 0.5 * (dim - f.q.radius(z)[0]) for f in search.fits])
+    if -path.energy < height + _TOWERS:
+        return None
+    # the climb's own idea of the curvature may be that of the surroundings; as many rows as the fit's, one program
+    _, _, hessian = search.oracle.mean_curvature(np.repeat(z, _newton_draws(dim), axis=0))
+    try:
+        end = Gaussian(path.place, inverse_factor(-hessian))
+    except (LinAlgError, ValueError):
+        return None
+    mass = -path.energy + end.entropy - 0.5 * dim
+    return end if mass > search.fits[0].elbo - _NEGLIGIBLE else None
+
+
+def fit_wide(search: Search) -> None:
+    """Once more from a Gaussian as wide as the box of starts: climbs end in the narrowest of nested modes.
+
+    In few dimensions only, where a mode that is much narrower can have as much mass as the one around it.
+    """
+    dim = search.oracle.dim
+    if not search.fits or dim > _NESTED_DIM or search.late:
+        return
+    q = search.fits[0].q
+    if np.sqrt(np.sum(q.tril**2, axis=1)).max() > 1 / _NARROW:
+        return  # as wide as that already, give or take
+    solver = Newton(fixed_draws(search.random, _newton_draws(dim), dim))
+    wide = Gaussian(q.mean, np.eye(dim))
+    state, steps = solve(search.oracle, solver, wide, max_steps=_WIDE_STEPS, deadline=search.deadline)
+    search.newton_steps += steps
+    if solver.answer(state) is not None and state.residual < _NEARLY:
+        _keep(search, state)
+
+
+def _keep(search: Search, fit: NewtonState) -> None:
+    """Add a fit that is none of those there are, and drop those without weight."""
+    if any(_same(fit.q, other.q) for other in search.fits):
+        return
+    search.fits.append(fit)
+    search.fits.sort(key=lambda state: -state.elbo)
+    best = search.fits[0].elbo
+    search.fits[:] = [fit for fit in search.fits if fit.elbo > best - _NEGLIGIBLE]
+
+
+def _same(q: Gaussian, other: Gaussian) -> bool:
+    """Whether the one's mean lies where the other has its mass, and they are about as large."""
+    d = len(q.mean)
+    reach = d + 6 * math.sqrt(2 * d) + 9
+    close = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0]) < reach
+    return bool(close) and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d
+
+
+def _newton(search: Search, start: Gaussian) -> NewtonState | None:
+    solver = Newton(fixed_draws(search.random, _newton_draws(search.oracle.dim), search.oracle.dim))
+    for narrower in (1.0, 0.3, 0.03):
+        q = Gaussian(start.mean, narrower * start.tril)
+        state, steps = solve(search.oracle, solver, q, max_steps=_NEWTON_STEPS, deadline=search.deadline)
+        search.newton_steps += steps
+        if solver.answer(state) is not None:
+            return state
+    return None
+
+
+def _newton_draws(dim: int) -> int:
+    """4 dim draws while they are cheap. Above 64 dimensions fewer than can be whitened will do: their mean gradient
+    and Hessian are exact for a Gaussian target all the same, being antithetic, and a Hessian costs `dim` products."""
+    return max(64, 4 * dim) if dim <= 64 else 128 if dim <= 300 else 64
+
+
+def _explained(search: Search, z: Float[np.ndarray, " dim"]) -> bool:
+    """Whether z lies where one of the fits has its mass, or not much further out."""
+    d = search.oracle.dim
+    return any(fit.q.radius(z[None])[0] < d + 6 * math.sqrt(2 * d) + 9 for fit in search.fits)
+
+
+def probe(search: Search) -> None:
+    """Climb from the likeliest of many places far outside of everything that was found."""
+    q, d = search.fits[0].q, search.oracle.dim
+    far = search.random.standard_normal((1024, d)) * (3 / np.sqrt(search.random.chisquare(3, (1024, 1)) / 3))
+    z = q.transport(far)
+    # by their weight under that t distribution: by density alone, the nearest would always win
+    value = search.oracle.values(z) + 0.5 * (3 + d) * np.log1p(np.sum(far**2, axis=1) / 27)
+    outside = np.isfinite(value) & np.array([not _explained(search, row) for row in z])
+    # climbs of many dimensions are long, and lead back
+    probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
+    chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][:probes]
+    if len(chosen):
+        fit_modes(search, climb(search, z[chosen], steps))
+
+
+def seek_more(search: Search) -> None:
+    """Where there is more than one mode: climb from new starts until a round of them finds none that is new."""
+    for _ in range(_ROUNDS):
+        known = len(search.fits)
+        if known < 2 or search.late:
+            return
+        if known >= _MANY_MODES:
+            break
+        starts, _ = dispersed_starts(search.oracle, search.random, 2 * search.effort.starts, search.key)
+        fit_modes(search, climb(search, starts, _PROBE_STEPS))
+        if len(search.fits) == known:
+            return
+    search.modes_left = True
+
+
+def follow(search: Search, z: Float[np.ndarray, "draws dim"], excess: Float[np.ndarray, " draws"]) -> bool:
+    """Climb from draws whose log weight exceeds that of the mean by far; whether that has found a mode."""
+    heavy = np.flatnonzero(excess > math.log(_HEAVY))
+    if not len(heavy) or search.late:
+        return False
+    chosen = heavy[np.argsort(-excess[heavy])][: max(search.effort.starts, 4)]
+    known = len(search.fits)
+    paths = climb(search, z[chosen], _PROBE_STEPS)
+    # also places that a fit covers: what weighs so much there may be much narrower
+    fit_modes(search, paths)
+    return len(search.fits) > known

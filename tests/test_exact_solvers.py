@@ -204,3 +204,12 @@ def test_both_memories_of_curvature_satisfy_the_secant_equation():
     np.testing.assert_allclose(limited.matrix() @ v, limited.times(v), atol=1e-10)
     assert np.all(np.linalg.eigvalsh(limited.matrix()) > 0)
     np.testing.assert_allclose(dense.matrix() @ change, moved, atol=1e-10)
+
+
+def test_newton_survives_curvature_that_overflows():
+    # the Hessian is 1e300 far from the middle: steps are refused, nothing is raised
+    oracle = oracle_of(lambda z: -jnp.sum(jnp.cosh(60 * z)), 2)
+    solver = Newton(fixed_draws(generator(KEY), 16, 2))
+    state, _ = solve(oracle, solver, Gaussian(np.zeros(2), 4 * np.eye(2)), max_steps=50)
+    answer = solver.answer(state)
+    assert answer is None or np.isfinite(answer.mean).all()

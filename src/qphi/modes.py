@@ -61,7 +61,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(4, 0, 2048, 0, 0, False, 0.0),
-    "standard": Effort(8, 8, 4096, 256, 2200, False, 30.0),
+    "standard": Effort(8, 8, 4096, 256, 2200, False, 15.0),
     "thorough": Effort(16, 16, 16384, 512, 6144, True, 1800.0),
 }
 

@@ -65,13 +65,14 @@ class Newton(AbstractExactSolver[NewtonState]):
             first = self._look(oracle, state.q, state.precision)
             return first or dataclasses.replace(state, halvings=self.most_halvings + 1)
         refused = dataclasses.replace(state, damping=state.damping / 2, halvings=state.halvings + 1)
-        precision = _blend(state, state.hessian, state.damping)
-        try:
-            tril = inverse_factor(precision)
-        except LinAlgError:
-            return refused
-        mean = state.q.mean + state.damping * (tril @ (tril.T @ state.gradient))
-        new = self._look(oracle, Gaussian(mean, tril), precision)
+        with np.errstate(all="ignore"):
+            try:
+                precision = _blend(state, state.hessian, state.damping)
+                tril = inverse_factor(precision)
+            except (LinAlgError, ValueError):  # not positive definite, or overflowed
+                return refused
+            mean = state.q.mean + state.damping * (tril @ (tril.T @ state.gradient))
+            new = self._look(oracle, Gaussian(mean, tril), precision)
         if new is None:
             return refused
         gain = new.elbo - state.elbo
@@ -90,9 +91,12 @@ class Newton(AbstractExactSolver[NewtonState]):
         value, gradient, hessian = oracle.mean_curvature(q.transport(self.eps))
         if not (math.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             return None
-        slope = q.tril.T @ gradient
-        excess = q.tril.T @ hessian @ q.tril + np.eye(len(slope))
-        residual = math.sqrt(float(slope @ slope) + 0.5 * float(np.sum(excess**2)))
+        with np.errstate(all="ignore"):
+            slope = q.tril.T @ gradient
+            excess = q.tril.T @ hessian @ q.tril + np.eye(len(slope))
+            residual = math.sqrt(float(slope @ slope) + 0.5 * float(np.sum(excess**2)))
+        if not math.isfinite(residual):
+            return None
         return NewtonState(q, precision, value + q.entropy, gradient, hessian, residual)
 
 
@@ -100,7 +104,7 @@ def _blend(state: NewtonState, hessian: Float[np.ndarray, "dim dim"], rho: float
     plain = (1 - rho) * state.precision - rho * hessian
     try:
         cholesky(plain)
-    except LinAlgError:
+    except (LinAlgError, ValueError):
         excess = (state.precision + hessian) @ state.q.tril
         return plain + 0.5 * rho**2 * (excess @ excess.T)
     return plain

@@ -37,11 +37,13 @@ def test_door_2_in_twenty_lines_and_trains():
     assert trained.evaluate(x[:500]).log_evidence.value > independent + 1.0
 
 
-def test_door_1_prints_a_table():
+def test_door_1_prints_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(_block("eight_schools"), names)
     assert "mu" in repr(names["posterior"])
     assert names["draws"]["eta"].shape == (4000, 8)
+    assert (tmp_path / "schools" / "posterior.json").exists()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -297,3 +297,10 @@ def test_chosen_families_by_stochastic_gradients(family):
     draws = posterior.sample(KEY, 4000)["x"]
     np.testing.assert_allclose(draws.mean(axis=0), 0, atol=0.1)
     np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.15)
+
+
+def test_arguments_without_effect_are_refused():
+    with pytest.raises(TypeError, match="watch has no effect on an automatic fit"):
+        qphi.fit(conjugate, 1.0, 1.0, key=KEY, watch=print)
+    with pytest.raises(TypeError, match="effort has no effect on stochastic gradients"):
+        qphi.fit(conjugate, 1.0, 1.0, key=KEY, family="mean-field", effort="thorough")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,3 +162,19 @@ def test_pictures_mark_what_is_not_to_be_believed():
 def test_one_value_has_no_pairs():
     posterior = qphi.fit(lambda v: -(v["x"] ** 2), example={"x": 0.0}, key=KEY)
     assert pair_figure(posterior.pool, posterior.verdict) is None
+
+
+@pytest.mark.parametrize("version", ["0.22.0", "1.0.0"])
+def test_arviz_gets_one_chain_with_the_verdict(posterior, monkeypatch, version):
+    # a stand-in for the two interfaces of from_dict, so that the test needs neither
+    given = {}
+    stand_in = types.ModuleType("arviz")
+    stand_in.__dict__.update(__version__=version, from_dict=lambda *a, **k: given.update(k, first=a) or "data")
+    monkeypatch.setitem(sys.modules, "arviz", stand_in)
+    assert posterior.to_arviz(KEY, n=10) == "data"
+    draws = given["posterior"] if version.startswith("0") else given["first"][0]["posterior"]
+    assert draws["slopes"].shape == (1, 10, 2)
+    assert "trusted" in str(given)
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    with pytest.raises(ImportError, match="pip install arviz"):
+        posterior.to_arviz()

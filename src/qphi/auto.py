@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
@@ -68,7 +67,7 @@ class Inference:
     stages: dict[str, float]  # seconds
     evaluations: dict[str, int]
     newton_steps: int
-    importance: ImportanceWeights  # of plain draws of the Gaussians
+    importance: ImportanceWeights  # of plain draws of the Gaussians; the evidence of the defensive ones if not trusted
 
 
 def infer(
@@ -77,13 +76,12 @@ def infer(
     *,
     effort: Effort,
     deadline: float = math.inf,
-    watch: Callable[[str], None] | None = None,
 ) -> Inference:
     """Fit, check and correct, until there is something to say or `time.monotonic()` passes `deadline`.
 
-    Raises InputError where no start has a finite density. `watch` is told the name of each stage as it begins.
+    Raises InputError where no start has a finite density.
     """
-    search = Search(oracle, generator(key), key, effort, deadline, watch)
+    search = Search(oracle, generator(key), key, effort, deadline)
     with search.stage("preflight"):
         starts, tried = dispersed_starts(oracle, search.random, effort.starts, key)
         search.findings = preflight(oracle, tried, search.random)
@@ -95,7 +93,8 @@ def infer(
     if effort.probes and search.fits and not search.late:
         with search.stage("probe"):
             probe(search)
-            seek_more(search)
+    with search.stage("probe"):
+        seek_more(search)
     if not search.fits:
         # No Gaussian has a finite ELBO: say so about the best there is
         best = max(paths, key=lambda path: -path.energy)
@@ -148,6 +147,7 @@ def _conclude(search: Search) -> Inference:
         for _ in range(_FOLLOWED):
             if not (weighed.usable and follow(search, weighed.z, weighed.excess)):
                 break
+            seek_more(search)
             weighed = _weigh_fits(search)
         parts = tuple(fit.q for fit in search.fits)
         if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
@@ -218,6 +218,11 @@ def _conclude(search: Search) -> Inference:
         unflattened(sd_ok, values),
         numbers,
     )
+    importance = weighed.importance
+    if verdict.trust is not Trust.TRUSTED:
+        # the defensive weights know more of p than q's own draws do
+        evidence, error = weighed.check.log_evidence, weighed.check.log_evidence_standard_error
+        importance = dataclasses.replace(importance, log_evidence=evidence, log_evidence_standard_error=error)
     asked = {
         "values": oracle.values_asked,
         "gradients": oracle.gradients_asked,
@@ -236,7 +241,7 @@ def _conclude(search: Search) -> Inference:
         search.stages,
         asked,
         search.newton_steps,
-        weighed.importance,
+        importance,
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.families import AbstractFamily
+from qphi.noise import systematic
 from qphi.targets.base import AbstractTarget
 
 __all__ = ["Pool", "log_weights", "named_draws"]
@@ -37,14 +38,8 @@ class Pool:
     made_by: str
 
     def choose(self, random: np.random.Generator, n: int) -> np.ndarray:
-        """Rows for `n` draws of equal weight, in random order.
-
-        Systematic resampling: a draw of weight w is chosen floor(n w) or ceil(n w) times (Kitagawa 1996).
-        """
-        ends = np.cumsum(self.weights)
-        places = (np.arange(n) + random.uniform()) / n
-        rows = np.minimum(np.searchsorted(ends / ends[-1], places), len(ends) - 1)
-        return random.permutation(rows)
+        """Rows for `n` draws of equal weight, in random order."""
+        return systematic(random, self.weights, n)
 
     def quantiles(self, name: str, probabilities: tuple[float, ...]) -> np.ndarray:
         """Weighted quantiles of one value, (size, probabilities): the inverse of the interpolated weighted cdf."""

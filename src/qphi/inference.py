@@ -140,7 +140,10 @@ def fit(
         target = as_target(model, *args, supports=supports, example=example, **kwargs)
         by_hand = family is not None or bound is not None or particles is not None or solver is not None
         if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
+            _refuse("an automatic fit", watch=watch)
             return _infer(target, key, effort, max_time)
+        _refuse("stochastic gradients, which a family, bound, solver, budget or the dimension asked for",
+                effort=effort != "standard")  # fmt: skip
         bound = bound or ELBO(PARTICLES if particles is None else particles)
         return _fit_posterior(target, key, family or "mean-field", bound, solver, max_steps, max_time, watch)
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
@@ -75,7 +75,6 @@ class Search:
     key: PRNGKeyArray
     effort: Effort
     deadline: float
-    watch: Callable[[str], None] | None
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     fits: list[NewtonState] = dataclasses.field(default_factory=list)  # one for each mode, the best first
     newton_steps: int = 0
@@ -91,8 +90,6 @@ class Search:
     def stage(self, name: str) -> Iterator[None]:
         """Times what happens inside, under a name."""
         began = time.monotonic()
-        if self.watch:
-            self.watch(name)
         yield
         self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, Int, PRNGKeyArray
 from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
-__all__ = ["fixed_draws", "generator", "stratified_normal", "stratified_uniform"]
+__all__ = ["fixed_draws", "generator", "stratified_normal", "stratified_uniform", "systematic"]
 
 
 def generator(key: PRNGKeyArray, *path: int) -> np.random.Generator:
@@ -35,6 +35,17 @@ def stratified_normal(random: np.random.Generator, count: int, dim: int) -> Floa
     """Latin hypercube draws of N(0, I)."""
     u = stratified_uniform(random, count, dim)
     return ndtri(np.clip(u, 1e-300, 1 - 1e-16))
+
+
+def systematic(
+    random: np.random.Generator, weights: Float[np.ndarray, " draws"], count: int
+) -> Int[np.ndarray, " count"]:
+    """Indices of `count` draws of equal weight, in random order: one of weight w is chosen floor or ceil of count w
+    times (systematic resampling: Kitagawa 1996). `weights` need not sum to one.
+    """
+    ends = np.cumsum(weights)
+    chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + random.uniform()) / count)
+    return random.permutation(np.minimum(chosen, len(ends) - 1))
 
 
 def fixed_draws(random: np.random.Generator, count: int, dim: int) -> Float[np.ndarray, "count dim"]:

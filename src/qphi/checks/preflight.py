@@ -147,7 +147,7 @@ def _stays(oracle: Oracle, place: Float[np.ndarray, " dim"], ways: Float[np.ndar
     heavy = far > near - 1.005 * math.log(_REMOTE[1] / _REMOTE[0])  # False for NaN, and where both are -inf
     # transforms of bounded values saturate in floating point, some 36 nats down: what is that low has no weight
     heavy &= near > here - _LOW
-    return np.any(np.asarray(heavy).reshape(2, -1), axis=0, keepdims=False)
+    return heavy.reshape(2, -1).any(axis=0)
 
 
 _GIVE_PRIOR = "Give it a prior, or data that it depends on."

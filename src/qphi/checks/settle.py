@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from qphi.checks.chains import Ensemble, worst_rhat
 from qphi.checks.weighted import flattened, noisy, weighted_moments
+from qphi.noise import systematic
 from qphi.solvers.exact import Gaussian, nearest
 from qphi.targets.oracle import Oracle
 
@@ -59,9 +60,7 @@ def settle(
 
     None when `time.monotonic()` passes `deadline` before there is anything to look at.
     """
-    ends = np.cumsum(weights)
-    chosen = np.searchsorted(ends / ends[-1], (np.arange(chains) + random.uniform()) / chains)
-    start = z[random.permutation(np.minimum(chosen, len(z) - 1))]
+    start = z[systematic(random, weights, chains)]
     part_of = nearest(parts, start)
     ensemble = Ensemble.at(parts, part_of, start)
     for i in range(_WARM_MOVES):

@@ -22,7 +22,7 @@ from qphi.importance import ImportanceWeights
 from qphi.noise import generator
 from qphi.precision import in_double
 from qphi.status import Status
-from qphi.summary import SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
+from qphi.summary import DRAWS, SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
 from qphi.targets import NumPyroTarget
 from qphi.targets.base import AbstractTarget
 from qphi.targets.predictive import predictive
@@ -31,7 +31,6 @@ from qphi.verdict import Trust, UnreliableError, Verdict
 __all__ = ["Posterior", "posterior_from"]
 
 SUMMARY_SEED = 0  # of the table's own draws: the same posterior prints the same table twice
-SUMMARY_DRAWS = 4000
 SMALL_KL = 0.05  # nats; below it raw and weighted moments agree, whatever the tails of the weights
 
 
@@ -173,7 +172,7 @@ class Posterior:
         if not sites:
             raise InputError(f"A {type(self.target).__name__} has no named sites. Give NUTS posterior.pool.z yourself.")
         if self.pool is None:
-            z = np.asarray(self.q.sample_many(key, max(SUMMARY_DRAWS, chains)))
+            z = np.asarray(self.q.sample_many(key, max(DRAWS, chains)))
             weights, rows = np.full(len(z), 1 / len(z)), np.arange(chains)
         else:
             z, weights = self.pool.z, self.pool.weights

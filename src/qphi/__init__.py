@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
     from qphi.families import DiagonalGaussian as DiagonalGaussian
+    from qphi.families import DrivenGaussian as DrivenGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
     from qphi.families import LowRankGaussian as LowRankGaussian
@@ -42,6 +43,7 @@ _HOMES = {
     "ClosedFormEntropy": "qphi.bounds",
     "ClosedFormKL": "qphi.bounds",
     "DiagonalGaussian": "qphi.families",
+    "DrivenGaussian": "qphi.families",
     "FullRankGaussian": "qphi.families",
     "GaussianMixture": "qphi.families",
     "InputError": "qphi.errors",

@@ -5,7 +5,8 @@ START   climbs from dispersed places, all at once (`Pathfinder`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws)
 PROBE   more climbs, from far outside what was found
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
-CORRECT short Markov chains from the weighted draws, where the weights do not suffice
+BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
+CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
 JUDGE   one word, and one for each mean and sd
 """
 
@@ -34,9 +35,10 @@ from qphi.checks.weighted import (
 from qphi.importance import ImportanceWeights
 from qphi.modes import EFFORTS, PATH_STEPS, Effort, Search, climb, fit_modes, fit_wide, follow, probe, seek_more
 from qphi.noise import generator
+from qphi.solvers.driven import MOST_DRIVEN, Driven, WarpedOracle, fit_driven
 from qphi.solvers.exact import Gaussian, nearest
 from qphi.solvers.newton import Newton, NewtonState
-from qphi.targets.oracle import Oracle
+from qphi.targets.oracle import AbstractOracle, Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
 
@@ -45,6 +47,7 @@ __all__ = ["EFFORTS", "Effort", "Inference", "infer"]
 
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
 _TELLING_ESS, _NO_MOMENT = 200, 0.9  # pairs; Pareto k
+_BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
 _FOLLOWED = 2  # rounds of climbs from draws that stand out
 
 
@@ -68,6 +71,7 @@ class Inference:
     evaluations: dict[str, int]
     newton_steps: int
     importance: ImportanceWeights  # of plain draws of the Gaussians; the evidence of the defensive ones if not trusted
+    warp: Driven | None = None  # q in the place of the Gaussians, where it does better than they
 
 
 def infer(
@@ -121,10 +125,12 @@ class _Weighed:
         return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
 
 
-def _weigh(search: Search, parts: tuple[Gaussian, ...], shares: Float[np.ndarray, " parts"]) -> _Weighed:
+def _weigh(
+    search: Search, parts: tuple[Gaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
+) -> _Weighed:
     proposal = Proposal(np.array([q.mean for q in parts]), np.array([q.tril for q in parts]), shares)
     draws = proposal.draw(search.random, search.effort.pairs)
-    log_p, log_q = search.oracle.values(draws.z), proposal.log_gaussian(draws.z)
+    log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
     check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
     importance = ImportanceWeights.from_log_weights((log_p - log_q)[draws.is_gaussian])
     # raw: smoothing takes the few that stand out for noise
@@ -137,56 +143,37 @@ def _weigh_fits(search: Search) -> _Weighed:
     elbos = np.array([fit.elbo for fit in search.fits])
     with np.errstate(invalid="ignore"):  # a single one may be -inf
         shares = _floored(np.exp(elbos - elbos[0]))
-    return _weigh(search, tuple(fit.q for fit in search.fits), shares)
+    return _weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
 
 
 def _conclude(search: Search) -> Inference:
-    oracle, effort = search.oracle, search.effort
+    effort = search.effort
     with search.stage("check"):
-        weighed = _weigh_fits(search)
-        for _ in range(_FOLLOWED):
-            if not (weighed.usable and follow(search, weighed.z, weighed.excess)):
-                break
-            seek_more(search)
-            weighed = _weigh_fits(search)
-        parts = tuple(fit.q for fit in search.fits)
-        if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
-            shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
-            weighed = _weigh(search, parts, _floored(shares))
-        values = oracle.constrained(weighed.z)
-        columns = flattened(values)
-        moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
-    best = search.fits[0]
-    case = Circumstances(
-        q=best.q,
-        modes=len(parts),
-        converged=best.residual <= Newton.tolerance,
-        fitted_elbo=best.elbo,
-        late=search.late,
-        modes_left=search.modes_left,
-        largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
-        thorough=effort is EFFORTS["thorough"],
-    )
+        assessed = _assess_fits(search)
+    if assessed.weighed.usable and not assessed.judgement.trust.usable:
+        with search.stage("bend"):
+            assessed = _bend(search, assessed)
+    case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
+    judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
     search.findings = (
         *search.findings,
-        remote(oracle, best.q.mean, _widest(best.q), "the widest direction of the fit"),
+        remote(search.oracle, case.q.mean, _widest(case.q), "the widest direction of the fit"),
     )
-    judgement = by_weights(case, weighed.check, moments)
     z, weights, made_by = weighed.z, weighed.weights, "importance weights"
     numbers = {
         "kl": weighed.check.kl,
         "log_weight_variance": weighed.check.log_weight_variance,
         "khat": weighed.check.khat,
         "ess": weighed.check.ess,
-        "modes": float(len(parts)),
-        "residual": best.residual,
+        "modes": float(case.modes),
+        "residual": assessed.residual,
     }
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
     if weighed.usable and wanted and not search.late:
         with search.stage("correct"):
             settling = settle(
                 oracle,
-                parts,
+                assessed.parts,
                 weighed.z,
                 weighed.weights,
                 search.random,
@@ -224,14 +211,15 @@ def _conclude(search: Search) -> Inference:
         evidence, error = weighed.check.log_evidence, weighed.check.log_evidence_standard_error
         importance = dataclasses.replace(importance, log_evidence=evidence, log_evidence_standard_error=error)
     asked = {
-        "values": oracle.values_asked,
-        "gradients": oracle.gradients_asked,
-        "hessians": oracle.hessians_asked,
+        "values": search.oracle.values_asked,
+        "gradients": search.oracle.gradients_asked,
+        "hessians": search.oracle.hessians_asked,
     }
+    warp = oracle.warp if isinstance(oracle, WarpedOracle) else None
     return Inference(
-        parts,
+        assessed.parts,
         weighed.shares,
-        z,
+        z if warp is None else warp.transport(z),
         weights,
         values,
         moments,
@@ -242,7 +230,92 @@ def _conclude(search: Search) -> Inference:
         asked,
         search.newton_steps,
         importance,
+        warp,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Assessed:
+    """Weighted draws in the coordinates of `oracle`, and what they say."""
+
+    oracle: AbstractOracle
+    parts: tuple[Gaussian, ...]
+    weighed: _Weighed
+    values: dict[str, np.ndarray]
+    moments: Moments
+    case: Circumstances
+    judgement: Judgement
+    residual: float
+
+
+def _assess_fits(search: Search) -> _Assessed:
+    weighed = _weigh_fits(search)
+    for _ in range(_FOLLOWED):
+        if not (weighed.usable and follow(search, weighed.z, weighed.excess)):
+            break
+        seek_more(search)
+        weighed = _weigh_fits(search)
+    parts = tuple(fit.q for fit in search.fits)
+    if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
+        shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
+        weighed = _weigh(search, parts, _floored(shares), search.oracle)
+    best = search.fits[0]
+    case = Circumstances(
+        q=best.q,
+        modes=len(parts),
+        converged=best.residual <= Newton.tolerance,
+        fitted_elbo=best.elbo,
+        late=search.late,
+        modes_left=search.modes_left,
+        largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
+        thorough=search.effort is EFFORTS["thorough"],
+    )
+    return _assess(search.oracle, parts, weighed, case, best.residual)
+
+
+def _assess(
+    oracle: AbstractOracle, parts: tuple[Gaussian, ...], weighed: _Weighed, case: Circumstances, residual: float
+) -> _Assessed:
+    values = oracle.constrained(weighed.z)
+    columns = flattened(values)
+    moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
+    judgement = by_weights(case, weighed.check, moments)
+    return _Assessed(oracle, parts, weighed, values, moments, case, judgement, residual)
+
+
+def _bend(search: Search, plain: _Assessed) -> _Assessed:
+    """The assessment of a `Driven` map from the best Gaussian, where that does better than the Gaussians; else theirs.
+
+    Better: more effective draws, no less evidence, and none of the modes outside of it (a funnel's neck looks like a
+    mode to a Gaussian).
+    """
+    d = search.oracle.dim
+    if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
+        return plain
+    fit = fit_driven(search.oracle, search.fits[0].q, search.random, deadline=search.deadline)
+    if fit is None:
+        return plain
+    oracle = WarpedOracle(search.oracle, fit.warp)
+    parts = (Gaussian(np.zeros(d), np.eye(d)),)
+    weighed = _weigh(search, parts, np.ones(1), oracle)
+    old, new = plain.weighed.check, weighed.check
+    if not (weighed.usable and new.ess > _BETTER * old.ess):
+        return plain
+    if len(plain.parts) > 1:
+        places = fit.warp.inverse(np.array([q.mean for q in plain.parts]))
+        outside = parts[0].radius(places) > d + 6 * math.sqrt(2 * d) + 9
+        noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
+        if outside.any() or new.log_evidence < old.log_evidence - max(_LESS_EVIDENCE, noise):
+            return plain
+    case = dataclasses.replace(
+        plain.case,
+        modes=1,
+        converged=fit.finished,
+        fitted_elbo=fit.elbo,
+        late=search.late,
+        largest_log_weight=float(np.max(weighed.excess)),
+    )
+    return _assess(oracle, parts, weighed, case, plain.residual)
 
 
 def _with_tails(moved: Moments, weighted: Moments) -> Moments:

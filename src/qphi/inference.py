@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from qphi.auto import EFFORTS, infer
+from qphi.auto import EFFORTS, Inference, infer
 from qphi.autoencoders.evaluation import Evaluation, evaluate
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import hold_out, plan
@@ -26,6 +26,7 @@ from qphi.errors import InputError
 from qphi.families import (
     AbstractFamily,
     DiagonalGaussian,
+    DrivenGaussian,
     FromNumPyro,
     FullRankGaussian,
     GaussianMixture,
@@ -217,12 +218,9 @@ def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: flo
     began = time.monotonic()
     deadline = math.inf if max_time is None else began + max_time
     found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline)
-    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in found.parts])) for name in ("mean", "tril"))
-    one = len(found.parts) == 1
-    q = FullRankGaussian(means[0], trils[0]) if one else GaussianMixture(jnp.log(found.shares), means, trils)
     late = time.monotonic() >= deadline
     return Posterior(
-        q,
+        _family_of(found),
         target,
         Status.MAX_TIME if late else Status.CONVERGED,
         found.importance,
@@ -232,6 +230,17 @@ def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: flo
         seconds=time.monotonic() - began,
         evaluations=found.evaluations,
         stages=found.stages,
+    )
+
+
+def _family_of(found: Inference) -> AbstractFamily:
+    if found.warp is not None:
+        return DrivenGaussian(**{name: jnp.asarray(a) for name, a in vars(found.warp).items()})
+    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in found.parts])) for name in ("mean", "tril"))
+    return (
+        FullRankGaussian(means[0], trils[0])
+        if len(found.parts) == 1
+        else GaussianMixture(jnp.log(found.shares), means, trils)
     )
 
 

@@ -15,6 +15,7 @@ from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, Stick
 from qphi.families import (
     AbstractFamily,
     DiagonalGaussian,
+    DrivenGaussian,
     FromNumPyro,
     FullRankGaussian,
     LowRankGaussian,
@@ -45,6 +46,16 @@ FAMILIES: dict[str, FamilyCase] = {
     "FullRankGaussian": FamilyCase(FullRankGaussian, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]]}),
     "LowRankGaussian": FamilyCase(
         LowRankGaussian, {"mean": [0.4, -1.0], "factor": [[0.8], [-0.5]], "log_scale": [-0.6, 0.3]}
+    ),
+    "DrivenGaussian": FamilyCase(
+        lambda **parameters: DrivenGaussian(**parameters, order=jnp.array([1, 0])),
+        {
+            "mean": [0.4, -1.0],
+            "lower": [[1.0, 0.0], [-0.5, 1.0]],
+            "log_scale": [-0.6, 0.3],
+            "scale_drive": [[0.0, 0.0], [0.7, -0.2]],
+            "shift_drive": [[0.0, 0.0], [0.3, 0.5]],
+        },
     ),
     "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),

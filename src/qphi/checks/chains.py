@@ -11,7 +11,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
 from qphi.solvers.exact import Gaussian
-from qphi.targets.oracle import Oracle
+from qphi.targets.oracle import AbstractOracle
 
 __all__ = ["Ensemble", "worst_rhat"]
 
@@ -53,7 +53,7 @@ class Ensemble:
         """Where the chains are, unconstrained."""
         return self._transport(self.u)
 
-    def move(self, oracle: Oracle, random: np.random.Generator) -> None:
+    def move(self, oracle: AbstractOracle, random: np.random.Generator) -> None:
         """One trajectory of every chain, accepted or refused one by one."""
         step = math.exp(self.log_step + random.uniform(math.log(0.3), 0))
         leaps = int(np.clip(math.ceil(random.uniform(0.5, 2.0) / step), 1, _MOST_LEAPS))
@@ -84,7 +84,7 @@ class Ensemble:
             z[self.part_of == c] = q.transport(u[self.part_of == c])
         return z
 
-    def _look(self, oracle: Oracle, u: Float[np.ndarray, "chains dim"]):
+    def _look(self, oracle: AbstractOracle, u: Float[np.ndarray, "chains dim"]):
         """log p and its gradient with respect to u."""
         value, gradient = oracle.gradients(self._transport(u))
         slope = np.empty_like(gradient)

@@ -13,7 +13,7 @@ from qphi.checks.chains import Ensemble, worst_rhat
 from qphi.checks.weighted import flattened, noisy, weighted_moments
 from qphi.noise import systematic
 from qphi.solvers.exact import Gaussian, nearest
-from qphi.targets.oracle import Oracle
+from qphi.targets.oracle import AbstractOracle
 
 __all__ = ["Settling", "settle"]
 
@@ -46,7 +46,7 @@ class Settling:
 
 
 def settle(
-    oracle: Oracle,
+    oracle: AbstractOracle,
     parts: tuple[Gaussian, ...],
     z: Float[np.ndarray, "draws dim"],
     weights: Float[np.ndarray, " draws"],

@@ -1,6 +1,7 @@
 """`q_phi`: tractable distributions. A new family is one file here, an export, and a line in the tests' registry."""
 
 from qphi.families.base import AbstractFamily, AbstractTransport, Batch
+from qphi.families.driven import DrivenGaussian
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
@@ -13,6 +14,7 @@ __all__ = [
     "AbstractTransport",
     "Batch",
     "DiagonalGaussian",
+    "DrivenGaussian",
     "FromNumPyro",
     "FullRankGaussian",
     "GaussianMixture",

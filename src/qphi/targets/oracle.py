@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,13 +17,36 @@ from qphi.errors import InputError
 from qphi.precision import double
 from qphi.targets.base import AbstractTarget
 
-__all__ = ["Oracle"]
+__all__ = ["AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
 _ROWS = (16, 64, 256, 1024)  # sizes of compiled calls; the rest of the last call repeats a row
 
 
-class Oracle:
+class AbstractOracle(abc.ABC):
+    """A log density of rows, and what its coordinates stand for."""
+
+    @property
+    @abc.abstractmethod
+    def dim(self) -> int:
+        """Length of z."""
+
+    @abc.abstractmethod
+    def values(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+        """log p at each row, nats."""
+
+    @abc.abstractmethod
+    def gradients(
+        self, z: Float[np.ndarray, "points dim"]
+    ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dim"]]:
+        """log p and its gradient at each row."""
+
+    @abc.abstractmethod
+    def constrained(self, z: Float[np.ndarray, "points dim"]) -> dict[str, np.ndarray]:
+        """Every named value at each row."""
+
+
+class Oracle(AbstractOracle):
     """A target as NumPy code sees it, in double precision, with counts of what it was asked.
 
     The algebra of small matrices is done on the host, where it costs no compilation; only the model's own density is
@@ -49,18 +73,15 @@ class Oracle:
 
     @property
     def dim(self) -> int:
-        """Length of z."""
         return self.target.dim
 
     def values(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
-        """log p at each row, nats."""
         self.values_asked += len(z)
         return self._map(_values, z, 1)
 
     def gradients(
         self, z: Float[np.ndarray, "points dim"]
     ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, "points dim"]]:
-        """log p and its gradient at each row."""
         self.gradients_asked += len(z)
         return self._map(_gradients, z, 2)
 
@@ -79,7 +100,6 @@ class Oracle:
         return float(value), gradient, 0.5 * (hessian + hessian.T)
 
     def constrained(self, z: Float[np.ndarray, "points dim"]) -> dict[str, np.ndarray]:
-        """Every named value at each row."""
         found = self._map(_constrained, z, 1)
         return {name: found[name] for name in self._names}  # compiled code sorts them
 

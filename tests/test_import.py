@@ -28,7 +28,7 @@ loop
 autoencoders
 estimators
 inference
-report
+calibration report
 cli
 """
 RANK = {room: rank for rank, line in enumerate(ORDER.split("\n")) for room in line.split()}

@@ -48,6 +48,15 @@ def test_predictions_on_the_data_have_the_posteriors_mean_and_the_noise(posterio
     np.testing.assert_allclose(found["mean"].mean(axis=0), mean, atol=0.02)
 
 
+def test_predictions_have_the_shape_of_the_data_without_a_plate():
+    def model(y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1)), 1), obs=y)
+
+    found = qphi.fit(model, np.zeros(3), key=KEY, effort="quick").predict(KEY, n=500)["y"]
+    assert found.shape == (500, 3)
+    assert np.corrcoef(found.T)[0, 1] < 0.7  # drawn apart: 0.2, given the same latent
+
+
 def test_predictions_for_new_covariates(posterior):
     new = np.array([[0.0, 0.0], [10.0, 0.0]])
     found = posterior.predict(KEY, new, n=2000)

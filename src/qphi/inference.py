@@ -105,8 +105,8 @@ def fit(
     """Fit q_phi to a model, and theta with it where the model has parameters of its own.
 
     A `LatentVariableModel` and its data give a `Trained` model (autoencoding variational Bayes: theta and phi
-    together). A NumPyro program with its arguments, a JAX log density with `example=` (and `supports=`), or a target
-    gives a `Posterior`.
+    together). A NumPyro program with its arguments, a PyMC model, a JAX log density with `example=` (and `supports=`),
+    or a target gives a `Posterior`.
 
     key: a `jax.random.key`; the same key gives the same bits.
 

@@ -25,7 +25,7 @@ checks
 modes
 auto posterior
 loop
-autoencoders
+autoencoders minibatch
 estimators
 inference
 calibration report

@@ -11,8 +11,10 @@ from qphi.targets.base import AbstractTarget, Site, finite_start
 from qphi.targets.from_numpyro import NumPyroTarget
 from qphi.targets.from_pymc import PyMCTarget, is_pymc
 from qphi.targets.log_density import LogDensity
+from qphi.targets.program_checks import SubsampledPlateError
+from qphi.targets.subsampled import SubsampledTarget
 
-__all__ = ["AbstractTarget", "LogDensity", "NumPyroTarget", "Site", "as_target", "finite_start"]
+__all__ = ["AbstractTarget", "LogDensity", "NumPyroTarget", "Site", "SubsampledTarget", "as_target", "finite_start"]
 
 
 def as_target(
@@ -53,4 +55,7 @@ def as_target(
             "supports was given without example. A plain log density needs both: example={name: value} gives"
             " names and shapes. A NumPyro program has its supports in itself."
         )
-    return NumPyroTarget(model, args, kwargs)
+    try:
+        return NumPyroTarget(model, args, kwargs)
+    except SubsampledPlateError as plate:
+        return SubsampledTarget(model, args, kwargs, plate)

@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from qphi import theme
 from qphi.errors import InputError
 from qphi.inference import fit as qphi_fit
-from qphi.noise import generator
+from qphi.noise import checked_key, generator
 from qphi.precision import double
 from qphi.targets.base import component_names
 from qphi.targets.predictive import unobserved
@@ -200,6 +200,7 @@ def calibrate(
     """
     if not isinstance(simulations, int) or isinstance(simulations, bool) or simulations < FEWEST:
         raise InputError(f"simulations={simulations!r}; a whole number is needed, {FEWEST} or more.")
+    checked_key(key)
     if fit is not None and effort != "quick":
         raise TypeError("effort has no effect on a fit of your own. Leave it out.")
     chosen = functools.partial(qphi_fit, effort=effort) if fit is None else fit

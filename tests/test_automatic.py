@@ -153,6 +153,51 @@ def test_what_cannot_be_trusted_is_not(name):
     assert np.isfinite(posterior.sample(KEY, 10)["x"]).all()
 
 
+def test_an_edge_comes_with_the_advice_to_declare_it():
+    posterior = fitted(DOUBTFUL["zero below zero"])
+    assert any("log p jumps to -inf" in reason for reason in posterior.verdict.reasons)
+    assert "Declare the support" in posterior.verdict.advice
+
+
+def test_tails_that_floats_cut_off_are_not_trusted():
+    # above a logit of 36, p is 1 - 2^-53: 4 % of the mass of Beta(0.05, 0.05) on that side is lost, and the mean is off
+    posterior = qphi.fit(lambda: numpyro.sample("p", dist.Beta(0.05, 0.05)), key=KEY)
+    assert posterior.verdict.trust is Trust.UNRELIABLE
+    assert any("draws of p are so near the edge of the support that they are rounded" in r
+               for r in posterior.verdict.reasons)  # fmt: skip
+    assert "unconstrained scale" in posterior.verdict.advice
+    fine = qphi.fit(lambda: numpyro.sample("p", dist.Beta(0.5, 0.5)), key=KEY)
+    assert fine.verdict.trust.usable
+    assert fine.mean()["p"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_two_data_with_flat_priors_have_no_moments():
+    def model(y):
+        mean = numpyro.sample("mean", dist.ImproperUniform(constraints.real, (), ()))
+        log_sd = numpyro.sample("log_sd", dist.ImproperUniform(constraints.real, (), ()))
+        numpyro.sample("y", dist.Normal(mean, jnp.exp(log_sd)), obs=y)
+
+    posterior = qphi.fit(model, np.array([0.0, 1.0]), key=KEY)
+    assert posterior.verdict.trust is Trust.UNRELIABLE
+    assert not bool(posterior.verdict.sd_ok["mean"])
+
+
+def test_a_censored_normal_is_right_or_not_trusted():
+    y, censored = np.array([1.0, 2.0, 3.5, 4.2, 4.9, 0.3]), 3
+
+    def model(y):
+        mean = numpyro.sample("mean", dist.Normal(0, 10))
+        sd = numpyro.sample("sd", dist.HalfNormal(10))
+        numpyro.sample("y", dist.Normal(mean, sd), obs=y)
+        numpyro.factor("above five", censored * jnp.log1p(-jax.scipy.stats.norm.cdf(5.0, mean, sd)))
+
+    posterior = qphi.fit(model, y, key=KEY)
+    # by quadrature on a grid; without `usable` nothing is promised
+    if posterior.verdict.trust.usable:
+        assert posterior.mean()["mean"] == pytest.approx(4.262, abs=0.15)
+        assert posterior.sd()["mean"] == pytest.approx(1.452, rel=0.1)
+
+
 def test_the_improper_direction_is_named():
     def model():
         numpyro.sample("known", dist.Normal(0, 1))

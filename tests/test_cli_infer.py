@@ -11,6 +11,7 @@ import qphi
 from qphi.cli.main import main
 
 MODEL = """
+print("read")
 import jax.numpy as jnp
 import numpyro, numpyro.distributions as dist
 from numpyro.distributions import constraints
@@ -25,6 +26,10 @@ def improper(y):
 
 def broken(y):
     numpyro.factor("nothing", jnp.log(-1.0) + numpyro.sample("x", dist.Normal(0, 1)))
+
+def talks(y):
+    print("inside")
+    normal(y)
 
 def raises(y):
     raise KeyError("inside")
@@ -66,6 +71,14 @@ def test_csv_and_json_give_the_same_and_figures_for_programs(folder, capsys):
     assert first["verdict"] == "trusted"
 
 
+def test_what_the_model_prints_is_not_in_the_object(folder, capsys):
+    assert main(["infer", "m.py:talks", "--data", "d.json", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["verdict"] == "trusted"
+    assert "read" in printed.err
+    assert "inside" in printed.err
+
+
 def test_exit_codes_tell_unreliable_from_failed_from_bad_input(folder, capsys):
     assert main(["infer", "m.py:improper", "--data", "d.json"]) == 4
     assert "the posterior is improper" in capsys.readouterr().out
@@ -77,16 +90,24 @@ def test_exit_codes_tell_unreliable_from_failed_from_bad_input(folder, capsys):
 def test_check_says_what_is_wrong_without_fitting(folder, capsys):
     assert main(["check", "m.py:normal", "--data", "d.json"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(": ok") == 4
+    assert printed.count(": ok") == 5
     assert "1 unconstrained coordinate; values: mu" in printed
     assert main(["check", "m.py:improper", "--data", "d.json"]) == 4
     assert "proper: log p does not fall far out along free" in capsys.readouterr().out
 
 
 BAD = {
+    "unwritable": (["infer", "m.py:normal", "--data", "d.json", "-o", "/proc/x"], "the folder /proc/x cannot be made"),
+    "not npz": (
+        ["infer", "m.py:normal", "--data", "bad.npz"],
+        "bad.npz cannot be read as .npz: it is damaged",
+    ),
     "no name": (["infer", "m.py"], "m.py names no model"),
     "no file": (["infer", "n.py:normal"], "there is no file n.py"),
-    "no function": (["infer", "m.py:normol"], "m.py has no function 'normol'; it has normal, improper, broken, raises"),
+    "no function": (
+        ["infer", "m.py:normol"],
+        "m.py has no function 'normol'; it has normal, improper, broken, talks",
+    ),
     "no data": (["infer", "m.py:normal"], "the model needs y; no --data was given"),
     "wrong names": (["infer", "m.py:normal", "--data", "x.json"], "the model needs y; x.json has z"),
     "not json": (["infer", "m.py:normal", "--data", "bad.json"], "bad.json is not JSON"),
@@ -107,6 +128,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, capsys, name):
     (folder / "ragged.json").write_text('{"y": [[1, 2], [3]]}')
     (folder / "bad.csv").write_text("y\n1\ntwo\n")
     (folder / "gap.csv").write_text("y,x\n1,2\n3\n")
+    (folder / "bad.npz").write_text("not an archive")
     (folder / "nan.csv").write_text("y\nnan\n")
     (folder / "s.py").write_text("def normal(:\n")
     arguments, message = BAD[name]

@@ -25,10 +25,10 @@ checks
 modes
 auto posterior
 loop
-autoencoders
+autoencoders minibatch
 estimators
 inference
-report
+calibration report
 cli
 """
 RANK = {room: rank for rank, line in enumerate(ORDER.split("\n")) for room in line.split()}

@@ -90,6 +90,21 @@ def test_the_loop_ends_by_itself_near_the_top_with_small_steps():
     np.testing.assert_allclose(rates, [0.05 * 0.09, 0.05 * 0.3, 0.05], rtol=1e-5)
 
 
+@pytest.mark.parametrize("budget", [{}, {"max_steps": 150}, {"max_time": 30.0}])
+def test_the_time_left_is_within_the_budget(budget):
+    problem, trained = parabola()
+    patient, told = Plateau(patience=10**8), []
+    first = start(problem, SOLVER, patient, trained, KEY)
+    given = {"max_steps": 3000, **budget}
+    drive(problem, SOLVER, patient, first, KEY, **given, check_every=EVERY, watch=told.append)
+    left = [(p.seconds_left, p.step, p.seconds) for p in told if p.seconds_left is not None]
+    assert left
+    for seconds_left, step, seconds in left:
+        # of 10^8 checks of waiting no more than the budget has; no check takes as long as half a second
+        assert 0 <= seconds_left <= 0.5 * (given["max_steps"] - step) / EVERY
+        assert seconds_left <= given.get("max_time", np.inf) - seconds or seconds_left == 0
+
+
 def test_returned_numbers_are_those_of_the_best_check_when_the_value_falls_afterwards():
     """Held-out and training objective pull apart: training runs on past the held-out top at x = 1."""
     problem, trained = parabola()

@@ -48,6 +48,15 @@ def test_predictions_on_the_data_have_the_posteriors_mean_and_the_noise(posterio
     np.testing.assert_allclose(found["mean"].mean(axis=0), mean, atol=0.02)
 
 
+def test_predictions_have_the_shape_of_the_data_without_a_plate():
+    def model(y):
+        numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0, 1)), 1), obs=y)
+
+    found = qphi.fit(model, np.zeros(3), key=KEY, effort="quick").predict(KEY, n=500)["y"]
+    assert found.shape == (500, 3)
+    assert np.corrcoef(found.T)[0, 1] < 0.7  # drawn apart: 0.2, given the same latent
+
+
 def test_predictions_for_new_covariates(posterior):
     new = np.array([[0.0, 0.0], [10.0, 0.0]])
     found = posterior.predict(KEY, new, n=2000)
@@ -78,7 +87,7 @@ def test_files_keep_everything_but_the_model(posterior, tmp_path):
     assert again.verdict.trust is posterior.verdict.trust
     assert again.verdict.numbers == posterior.verdict.numbers
     assert again.status is Status.CONVERGED
-    with pytest.raises(qphi.InputError, match=r"predict needs a NumPyro program.*Remembered"):
+    with pytest.raises(qphi.InputError, match=r"predict needs the model, and this posterior was loaded from files"):
         again.predict(KEY)
     with pytest.raises(qphi.InputError, match="hold its draws and not its model"):
         again.target.log_density(jnp.zeros(4))
@@ -101,6 +110,22 @@ def test_mixtures_and_chosen_families_are_kept_too(tmp_path):
     assert again.made_by == "q"
     assert not again.verdict.trust.usable
     np.testing.assert_allclose(again.mean()["level"], chosen.mean()["level"], atol=0.1)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):
+    with pytest.raises(qphi.InputError, match=r"There is no folder .*nowhere\. Give one that `save`"):
+        qphi.load(tmp_path / "nowhere")
+
+
+def test_keys_and_counts_are_checked(posterior, wrong_types):
+    for use in (posterior.sample, posterior.predict, posterior.for_nuts):
+        with pytest.raises(TypeError, match=r"key must be one typed JAX key, got int\. Use jax\.random\.key\(0\)"):
+            use(0)
+    with pytest.raises(TypeError, match=r"of shape \(2,\)"):
+        posterior.sample(jax.random.split(KEY))
+    with pytest.raises(ValueError, match="n is 0; a whole number of draws, 1 or more, is needed"):
+        posterior.sample(KEY, 0)
+    assert posterior.sample(KEY, 1)["level"].shape == (1,)
 
 
 def test_damaged_files_are_refused(posterior, tmp_path):

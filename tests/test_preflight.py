@@ -40,6 +40,10 @@ def _(primals, tangents):
 FAILING = {
     "finite": (lambda v: jnp.where(v["b"] > 1, jnp.nan, smooth(v)), "NaN, 0 infinite"),
     "derivative": (lambda v: smooth(v) - 0.5 * wrong_square(v["b"]), r"central differences \(b\)"),
+    "support": (
+        lambda v: jnp.where(v["b"] < 0.3, -jnp.inf, smooth(v)),
+        "of 64 starts: an edge of b$",
+    ),
     "smooth": (lambda v: -0.5 * v["b"] ** 2 - 0.5 * jnp.sum(jnp.round(v["a"]) ** 2), "does not change with a"),
     "proper": (lambda v: smooth(v) + 0.5 * v["a"][1] ** 2 + 1e-3 * v["a"][1], "far out along 1 of a"),
 }
@@ -49,6 +53,8 @@ def test_a_good_density_passes_everything():
     assert all(finding.passed for finding in findings(smooth).values())
     scales = jnp.array([1e-6, 1.0, 1e6])
     assert all(f.passed for f in findings(lambda v: -0.5 * jnp.sum((v["a"] / scales) ** 2) - v["b"] ** 2).values())
+    # overflows, without an edge
+    assert all(f.passed for f in findings(lambda v: smooth(v) - jnp.exp(600 * v["b"]) + 300 * v["b"]).values())
     assert all(f.passed for f in findings(lambda v: -jnp.sum(jnp.log1p(v["a"] ** 2)) - v["b"] ** 2).values())
 
 

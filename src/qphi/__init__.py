@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from qphi.bounds import ClosedFormKL as ClosedFormKL
     from qphi.bounds import MonteCarlo as MonteCarlo
     from qphi.bounds import StickingTheLanding as StickingTheLanding
+    from qphi.calibration import Calibration as Calibration
+    from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
     from qphi.families import DiagonalGaussian as DiagonalGaussian
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ELBO": "qphi.bounds",
+    "Calibration": "qphi.calibration",
     "ClosedFormEntropy": "qphi.bounds",
     "ClosedFormKL": "qphi.bounds",
     "DiagonalGaussian": "qphi.families",
@@ -61,6 +64,7 @@ _HOMES = {
     "UnreliableError": "qphi.verdict",
     "VAE": "qphi.estimators",
     "Verdict": "qphi.verdict",
+    "calibrate": "qphi.calibration",
     "fit": "qphi.inference",
     "load": "qphi.inference",
 }

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from qphi.checks.judge import Circumstances, Judgement, by_chains, by_weights
-from qphi.checks.preflight import Finding, preflight, remote
+from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.proposal import Proposal
 from qphi.checks.settle import settle
 from qphi.checks.weighted import (
@@ -195,6 +195,7 @@ def _conclude(search: Search) -> Inference:
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
             elif not by_moves.trust.usable and settling.settled:
                 judgement = by_moves  # chains that have settled disagree with weights that look good
+    search.findings = (*search.findings, saturated(oracle, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
     verdict = Verdict(
@@ -347,7 +348,9 @@ def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judge
     for finding in findings:
         if finding.passed:
             continue
-        improper = finding.name == "proper"
+        if finding.name == "support" and judgement.trust.usable:
+            continue  # an edge that the fit has coped with
+        improper = finding.name in ("proper", "rounding")
         usable = judgement.trust.usable and not improper
         trust = Trust.UNRELIABLE if improper and judgement.trust.usable else judgement.trust
         reasons = (*judgement.reasons, finding.found) if usable else (finding.found, *judgement.reasons)

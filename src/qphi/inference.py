@@ -34,13 +34,15 @@ from qphi.families import (
     StudentT,
 )
 from qphi.loop import Progress, drive, start
+from qphi.minibatch import fit_minibatches
+from qphi.noise import checked_key
 from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
 from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
 from qphi.status import Status
 from qphi.stopping import Plateau
-from qphi.targets import AbstractTarget, as_target, finite_start
+from qphi.targets import AbstractTarget, SubsampledTarget, as_target, finite_start
 from qphi.targets.oracle import Oracle
 
 __all__ = ["Trained", "fit", "load"]
@@ -106,8 +108,8 @@ def fit(
     """Fit q_phi to a model, and theta with it where the model has parameters of its own.
 
     A `LatentVariableModel` and its data give a `Trained` model (autoencoding variational Bayes: theta and phi
-    together). A NumPyro program with its arguments, a JAX log density with `example=` (and `supports=`), or a target
-    gives a `Posterior`.
+    together). A NumPyro program with its arguments, a PyMC model, a JAX log density with `example=` (and `supports=`),
+    or a target gives a `Posterior`.
 
     key: a `jax.random.key`; the same key gives the same bits.
 
@@ -117,12 +119,13 @@ def fit(
     stochastic gradients and without correction: family: 'mean-field', 'low-rank', 'full-rank', 'student-t' or a
     family to start from; bound: what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless
     given; max_steps: a budget. max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself.
+    A NumPyro program with a subsampled plate is fitted by minibatches: steps see as many rows as it asks for, the
+    verdict all of them; family: full rank unless named.
     watch: told of the progress of stochastic gradients a few times a second.
 
     Raises InputError (a ValueError) or TypeError, before any work, for what cannot be fitted.
     """
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        raise TypeError(f"key must be one typed JAX key, got {type(key).__name__}. Use jax.random.key(0).")
+    checked_key(key)
     if max_time is not None and not (isinstance(max_time, int | float) and 0 < max_time < math.inf):
         raise InputError(f"max_time={max_time!r}; a number of seconds above 0 is needed, or None for no limit.")
     if bound is not None and not isinstance(bound, AbstractBound):
@@ -139,6 +142,10 @@ def fit(
         raise InputError(f"effort={effort!r} is not known. Use {', '.join(map(repr, EFFORTS))}.")
     with double():
         target = as_target(model, *args, supports=supports, example=example, **kwargs)
+        if isinstance(target, SubsampledTarget):
+            _refuse("minibatches", effort=effort != "standard")
+            return fit_minibatches(target, key, family, bound=bound, particles=particles, solver=solver,
+                                   max_steps=max_steps, max_time=max_time, watch=watch)  # fmt: skip
         by_hand = family is not None or bound is not None or particles is not None or solver is not None
         if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
             _refuse("an automatic fit", watch=watch)
@@ -152,9 +159,11 @@ def fit(
 def load(path: str | Path) -> Any:
     """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE` or a `Posterior`.
 
-    A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for damaged
-    files.
+    A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for a folder
+    that is not there or not qphi's, and for damaged files.
     """
+    if not Path(path).is_dir():
+        raise InputError(f"There is no folder {path}. Give one that `save`, `qphi fit` or `qphi infer` left.")
     if (Path(path) / RECORD).is_file():
         return load_posterior(Path(path))
     from qphi.estimators import VAE

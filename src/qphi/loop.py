@@ -59,7 +59,7 @@ class Progress:
     best_step: int
     learning_rate: float
     seconds: float
-    seconds_left: float | None  # if the ELBO rose no more from now on: a lower bound
+    seconds_left: float | None  # if the ELBO rose no more from now on, or the budget ended first: a lower bound
     status: Status
 
     def shifted(self, nats: float) -> Progress:
@@ -281,6 +281,9 @@ def drive(
             if watch is not None and history["step"]:
                 # The first visit compiles; its pace says nothing about the others.
                 left = None if first else _checks_left(solver, stopping, run, history) * pace
+                if left is not None:  # a budget may end it sooner
+                    left = min(left, (max_steps - history["step"][-1]) / check_every * pace)
+                    left = max(0.0, left if max_time is None else min(left, max_time - seconds))
                 watch(_progress(history, status, max_steps, steps_per_epoch, seconds, left))
             first = False
             if save is not None and (now - saved > save_every or status is not Status.RUNNING):

@@ -7,12 +7,20 @@ up to a second of compilation; these are arguments of it.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, PRNGKeyArray
 from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
-__all__ = ["fixed_draws", "generator", "stratified_normal", "stratified_uniform", "systematic"]
+__all__ = ["checked_key", "fixed_draws", "generator", "stratified_normal", "stratified_uniform", "systematic"]
+
+
+def checked_key(key: object) -> None:
+    """Raises TypeError for what is not one typed JAX key."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
+        shape = f" of shape {key.shape}" if isinstance(key, jax.Array) else ""
+        raise TypeError(f"key must be one typed JAX key, got {type(key).__name__}{shape}. Use jax.random.key(0).")
 
 
 def generator(key: PRNGKeyArray, *path: int) -> np.random.Generator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,16 @@ from jaxtyping import Float
 from qphi.targets.base import Site
 from qphi.targets.oracle import Oracle
 
-__all__ = ["Finding", "preflight", "remote"]
+__all__ = ["Finding", "preflight", "remote", "saturated"]
 
 _PLACES = 3  # at which derivatives are checked
 _STEP = 1e-5  # of central differences, times 1 + |z|: errors of 1e-10 in smooth functions
 _AGREEMENT = 1e-3  # relative difference of a derivative from its central difference
 _REMOTE = (1e9, 1e12)  # far out even for a posterior with an sd of a million
 _LOW = 30.0  # nats
+_NARROWINGS = 5  # each to a fifteenth
+_CLIFF = 1e6  # nats
+_ROUNDED = 1e-3  # of the weight, at one value
 _MOST_SITES = 20  # checked one by one
 
 
@@ -44,6 +47,7 @@ def preflight(
     finite      log p and its gradient over the starts: NaN and infinite values are counted and never replaced
     derivative  the gradient along a random direction, at three starts, against a central difference; where they
                 disagree, again for each named value, to name the ones to blame
+    support     log p does not jump to -inf at an edge between the starts
     smooth      no coordinate has a gradient of exactly zero at every start (a step function, an integer cast, a value
                 that log p does not depend on)
     proper      far out log p falls fast enough along every coordinate, both ways: else the mass is infinite
@@ -57,6 +61,7 @@ def preflight(
         findings = [_finite(value, good)]
         if good.any():
             places = starts[good][:_PLACES]
+            findings.append(_support(oracle, starts, value, good))
             findings.append(_derivative(oracle, places, random))
             findings.append(_smooth(oracle, gradient[good]))
             findings.append(_proper(oracle, starts[good][np.argmax(value[good])]))
@@ -72,6 +77,36 @@ def _finite(value: Float[np.ndarray, " starts"], good: np.ndarray) -> Finding:
     advice = "Look for log(0), 0/0 and overflow; density zero outside a support is better written as a support."
     # -inf is a place without mass, which a model may have; NaN, or nothing finite at all, is a fault
     return Finding("finite", bool(good.any()) and nan == 0 and rest == 0, found, advice)
+
+
+def _support(
+    oracle: Oracle,
+    starts: Float[np.ndarray, "starts dim"],
+    value: Float[np.ndarray, " starts"],
+    good: np.ndarray,
+) -> Finding:
+    """Between the best start and the nearest without density: a jump, or values that fall until they overflow."""
+    outside = np.flatnonzero(value == -np.inf)
+    if not len(outside):
+        return Finding("support", True)
+    best = np.flatnonzero(good)[np.argmax(value[good])]
+    inner, outer = starts[best], starts[outside[np.argmin(np.sum((starts[outside] - starts[best]) ** 2, axis=1))]]
+    last = value[best]
+    for _ in range(_NARROWINGS):
+        along = inner + np.linspace(0, 1, 16)[:, None] * (outer - inner)
+        found = oracle.values(along)
+        first = int(np.argmax(found == -np.inf))
+        last, inner, outer = found[first - 1], along[first - 1], along[first]
+    if not last > value[best] - _CLIFF:
+        return Finding("support", True)
+    blocks = _blocks(oracle)[:_MOST_SITES]
+    steps = np.tile(inner, (len(blocks), 1))
+    for row, (_, block) in zip(steps, blocks, strict=True):
+        row[block] = outer[block]
+    crossed = [name for (name, _), there in zip(blocks, oracle.values(steps), strict=True) if there == -np.inf]
+    edge = f"an edge of {', '.join(crossed)}" if crossed else "an edge"
+    found = f"log p jumps to -inf at {len(outside)} of {len(starts)} starts: {edge}"
+    return Finding("support", False, found, _DECLARE)
 
 
 def _derivative(oracle: Oracle, places: Float[np.ndarray, "places dim"], random: np.random.Generator) -> Finding:
@@ -150,6 +185,29 @@ def _stays(oracle: Oracle, place: Float[np.ndarray, " dim"], ways: Float[np.ndar
     return heavy.reshape(2, -1).any(axis=0)
 
 
+def saturated(oracle: Oracle, values: Mapping[str, np.ndarray], weights: Float[np.ndarray, " draws"]) -> Finding:
+    """Whether constrained latents of different z are one and the same number at an end, rounded.
+
+    A probability closer to one than 1e-16 is one. The density there is that of the rounded value: tails are cut off.
+    """
+    sites: Sequence[Site] = getattr(oracle.target, "sites", ())
+    names = []
+    for site in sites:
+        flat = values[site.name].reshape(len(weights), -1)
+        ends = [np.max(weights @ (flat == end)) for end in (flat.min(axis=0), flat.max(axis=0))]
+        if not site.is_real and max(ends) > _ROUNDED + 2 * np.max(weights):
+            names.append(site.name)
+    if not names:
+        return Finding("rounding", True)
+    found = f"draws of {', '.join(names)} are so near the edge of the support that they are rounded: tails are cut off"
+    advice = "Write the density on the unconstrained scale (of a logit, say), or take a prior with less mass there."
+    return Finding("rounding", False, found, advice)
+
+
+_DECLARE = (
+    "Declare the support, so that no step crosses its edge: supports={name: constraints.positive} for a log density, a "
+    "prior with that support in a program. Where log(1 - cdf) or the like underflows, use a log survival function."
+)
 _GIVE_PRIOR = "Give it a prior, or data that it depends on."
 
 

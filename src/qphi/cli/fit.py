@@ -79,7 +79,12 @@ def fit(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="At most so many passes over the data.", show_default=False),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="At most so many passes over the data, rounded up to a whole check.",
+            show_default=False,
+        ),
     ] = None,
     max_time: Annotated[
         str | None,

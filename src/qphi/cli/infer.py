@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -91,14 +93,17 @@ def infer(
     folder = RUNS / (name or "model") if out is None else out
     check_folder(folder, resume=False, resumable=False)
     prepare()
-    program = load_model(model)
+    # what the model prints, as it is read and as it runs, is not part of the object
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with aside:
+        program = load_model(model)
     arguments = matched(program, {} if data is None else load_data(data), data)
     import jax
 
     import qphi
     from qphi.report import write_posterior_report
 
-    with run_folder(folder):
+    with run_folder(folder), aside:
         with error_console().status("inferring: compiling and fitting ..."):
             posterior = qphi.fit(program, key=jax.random.key(seed), effort=effort, max_time=seconds, **arguments)
         posterior.save(folder)

@@ -146,4 +146,6 @@ def _read_npz(path: Path) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except Exception as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}.") from error
+        if "pickle" in str(error):  # NumPy's words about loading objects would be bad advice
+            error = "it is damaged, or holds Python objects; arrays of numbers are needed"
+        raise InputError(f"{path} cannot be read as .npz: {error}.") from None

@@ -97,7 +97,11 @@ def run_folder(folder: Path) -> Iterator[None]:
     """Makes the folder; takes away again what was made if the fit fails before it has saved anything."""
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     was_empty = not (folder.exists() and any(folder.iterdir()))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"the folder {folder} cannot be made ({why}). Choose another with --out.") from error
     try:
         yield
     except BaseException:

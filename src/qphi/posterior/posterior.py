@@ -19,13 +19,14 @@ from qphi.draws import Pool, log_weights, named_draws
 from qphi.errors import InputError
 from qphi.families import AbstractFamily
 from qphi.importance import ImportanceWeights
-from qphi.noise import generator
+from qphi.noise import checked_key, generator
 from qphi.precision import in_double
 from qphi.status import Status
 from qphi.summary import DRAWS, SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
 from qphi.targets import NumPyroTarget
 from qphi.targets.base import AbstractTarget
 from qphi.targets.predictive import predictive
+from qphi.targets.remembered import Remembered
 from qphi.verdict import Trust, UnreliableError, Verdict
 
 __all__ = ["Posterior", "posterior_from"]
@@ -88,7 +89,8 @@ class Posterior:
 
         From the pool where there is one: with more draws asked for than it holds, draws repeat.
         """
-        n = _checked_count(n)
+        checked_key(key)
+        n = _checked_count(n, 1)
         if self.pool is None:
             draws = named_draws(self.q, self.target, key, n)
             return {name: draws[name] for name in self._shapes}
@@ -135,7 +137,13 @@ class Posterior:
         observed site drawn anew; with arguments (new covariates, say) on those. Each array is (n, *shape). Raises
         InputError for a posterior whose target is not a NumPyro program.
         """
+        checked_key(key)
         target = self.target
+        if isinstance(target, Remembered):
+            raise InputError(
+                "predict needs the model, and this posterior was loaded from files, which do not have it. Fit again, "
+                "or draw from the likelihood yourself, with posterior.sample(key, n)."
+            )
         if not isinstance(target, NumPyroTarget):
             raise InputError(
                 f"predict needs a NumPyro program, and this posterior's target is a {type(target).__name__}. Draw from "
@@ -168,6 +176,7 @@ class Posterior:
         `MCMC(...).run(..., init_params=starts)`; `options` have the covariance of the unconstrained draws as a dense
         mass matrix: `NUTS(model, **options)`. Raises InputError for a target without named sites.
         """
+        checked_key(key)
         sites = getattr(self.target, "sites", ())
         if not sites:
             raise InputError(f"A {type(self.target).__name__} has no named sites. Give NUTS posterior.pool.z yourself.")
@@ -319,9 +328,9 @@ def _doubts(verdict: Verdict) -> list[str]:
     return lines
 
 
-def _checked_count(n: object) -> int:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 2:
-        raise ValueError(f"n is {n!r}; a whole number of draws, 2 or more, is needed.")
+def _checked_count(n: object, least: int = 2) -> int:
+    if not isinstance(n, int) or isinstance(n, bool) or n < least:
+        raise ValueError(f"n is {n!r}; a whole number of draws, {least} or more, is needed.")
     return n
 
 

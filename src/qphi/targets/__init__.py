@@ -9,9 +9,12 @@ from numpyro.distributions.constraints import Constraint
 
 from qphi.targets.base import AbstractTarget, Site, finite_start
 from qphi.targets.from_numpyro import NumPyroTarget
+from qphi.targets.from_pymc import PyMCTarget, is_pymc
 from qphi.targets.log_density import LogDensity
+from qphi.targets.program_checks import SubsampledPlateError
+from qphi.targets.subsampled import SubsampledTarget
 
-__all__ = ["AbstractTarget", "LogDensity", "NumPyroTarget", "Site", "as_target", "finite_start"]
+__all__ = ["AbstractTarget", "LogDensity", "NumPyroTarget", "Site", "SubsampledTarget", "as_target", "finite_start"]
 
 
 def as_target(
@@ -21,22 +24,23 @@ def as_target(
     example: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> AbstractTarget:
-    """`model` as a target: a target as it is, a function with `example=` as a `LogDensity`, another as
-    NumPyro's.
+    """`model` as a target: a target as it is, a `pymc.Model` as PyMC's, a function with `example=` as a `LogDensity`,
+    another as NumPyro's.
 
     `args` (and, for NumPyro, `kwargs`) are the model's own. Raises TypeError for anything else, and where an
     argument would have no effect.
     """
-    if isinstance(model, AbstractTarget):
+    if isinstance(model, AbstractTarget) or is_pymc(model):
         if args or kwargs or supports or example:
+            what = type(model).__name__ if isinstance(model, AbstractTarget) else "a PyMC model"
             raise TypeError(
-                f"{type(model).__name__} is complete, but further arguments were given and would have no"
+                f"{what} is complete, but further arguments were given and would have no"
                 " effect. Give them when you make the target."
             )
-        return model
+        return model if isinstance(model, AbstractTarget) else PyMCTarget(model)
     if not callable(model):
         raise TypeError(
-            f"Got a {type(model).__name__} where a model is needed: a NumPyro program, a JAX log density "
+            f"Got a {type(model).__name__} where a model is needed: a NumPyro program, a PyMC model, a JAX log density "
             "log_density(values, *args) with example={name: value}, or a qphi target."
         )
     if example is not None:
@@ -51,4 +55,7 @@ def as_target(
             "supports was given without example. A plain log density needs both: example={name: value} gives"
             " names and shapes. A NumPyro program has its supports in itself."
         )
-    return NumPyroTarget(model, args, kwargs)
+    try:
+        return NumPyroTarget(model, args, kwargs)
+    except SubsampledPlateError as plate:
+        return SubsampledTarget(model, args, kwargs, plate)

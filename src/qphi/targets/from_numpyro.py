@@ -44,8 +44,9 @@ class NumPyroTarget(AbstractTarget):
     latents and every `numpyro.deterministic` site. Arrays in `args` and `kwargs` are leaves: new data of the
     same shapes run the program already compiled; everything else in them is a constant.
 
-    Raises InputError (a ValueError) for a discrete latent, a program without latents, `numpyro.param`, a
-    subsampled plate, data outside their distribution's support, or a program that does not run.
+    Raises InputError (a ValueError) for a discrete latent, a program without latents, `numpyro.param`,
+    data outside their distribution's support, or a program that does not run;
+    its kind SubsampledPlateError for a subsampled plate.
 
     >>> import jax.numpy as jnp, numpyro, numpyro.distributions as dist
     >>> def model(y):

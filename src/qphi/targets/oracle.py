@@ -51,10 +51,11 @@ class Oracle(AbstractOracle):
 
     The algebra of small matrices is done on the host, where it costs no compilation; only the model's own density is
     compiled: once for values, once for gradients, once for Hessians, in calls of a few fixed sizes. A second oracle of
-    the same model and shapes compiles nothing. Counts are of points: one value, gradient or Hessian each.
+    the same model and shapes compiles nothing. Counts are of points: one value, gradient or Hessian each. `data`: how
+    many numbers a density reads, where that is not all that the target holds.
     """
 
-    def __init__(self, target: AbstractTarget):
+    def __init__(self, target: AbstractTarget, data: int | None = None):
         self.target = target
         self.values_asked = self.gradients_asked = self.hessians_asked = 0
         with double():
@@ -69,7 +70,8 @@ class Oracle(AbstractOracle):
                     f"The log density cannot be computed: {type(error).__name__}: {line}. Check that the shapes of "
                     "the data fit the model's."
                 ) from error
-        self._data = max(1, sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array))))
+        held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
+        self._data = max(1, held if data is None else data)
 
     @property
     def dim(self) -> int:

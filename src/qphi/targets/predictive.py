@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,11 +10,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 from numpyro import handlers
+from numpyro.primitives import Messenger
 
 from qphi.errors import InputError
 from qphi.targets.from_numpyro import NumPyroTarget
 
-__all__ = ["predictive"]
+__all__ = ["predictive", "unobserved"]
+
+
+class _Expanded(Messenger):
+    """Observed sites with a distribution as large as their data: `Normal(mu, 1)` observed at many values is many."""
+
+    def process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample" and msg["is_observed"] and hasattr(msg["fn"], "batch_shape"):
+            law, shape = msg["fn"], jnp.shape(msg["value"])
+            batch = jax.lax.broadcast_shapes(law.batch_shape, shape[: len(shape) - law.event_dim])
+            if batch != law.batch_shape:
+                msg["fn"] = law.expand(batch)
+
+
+def unobserved(model: Callable[..., Any]) -> Callable[..., Any]:
+    """The program with every observed site drawn anew, in the shape of its data."""
+    return handlers.uncondition(_Expanded(model))
 
 
 def predictive(
@@ -30,7 +47,7 @@ def predictive(
     """
 
     def observed(values: dict[str, Any], one: PRNGKeyArray) -> dict[str, Any]:
-        model = handlers.seed(handlers.uncondition(handlers.substitute(target.model, values)), one)
+        model = handlers.seed(unobserved(handlers.substitute(target.model, values)), one)
         trace = handlers.trace(model).get_trace(*args, **kwargs)
         kept = {}
         for name, site in trace.items():

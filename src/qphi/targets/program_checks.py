@@ -15,9 +15,20 @@ from numpyro.distributions import Delta, constraints
 from qphi.errors import InputError
 from qphi.targets.base import describe
 
-__all__ = ["Trace", "check_program", "is_latent"]
+__all__ = ["SubsampledPlateError", "Trace", "check_program", "is_latent"]
 
 Trace = Mapping[str, dict[str, Any]]
+
+
+class SubsampledPlateError(InputError):
+    """A plate has subsample_size: this is no density of the whole data. `SubsampledTarget` is."""
+
+    def __init__(self, name: str, size: int, subsample_size: int):
+        self.name, self.size, self.subsample_size = name, size, subsample_size
+        super().__init__(
+            f"Plate {name!r} is subsampled ({subsample_size} of {size}); the log density of the whole data is needed. "
+            "Leave subsample_size out."
+        )
 
 
 def is_latent(site: dict[str, Any]) -> bool:
@@ -38,10 +49,7 @@ def check_program(trace: Trace) -> None:
             )
         if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
             size, subsample_size = site["args"]
-            raise InputError(
-                f"Plate {name!r} is subsampled ({subsample_size} of {size}); the log density of the whole"
-                " data is needed. Leave subsample_size out."
-            )
+            raise SubsampledPlateError(name, size, subsample_size)
         if site["type"] == "sample" and site["is_observed"]:
             _check_observed(name, site)
     for name, site in latents.items():

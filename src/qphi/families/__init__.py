@@ -1,6 +1,7 @@
 """`q_phi`: tractable distributions. A new family is one file here, an export, and a line in the tests' registry."""
 
 from qphi.families.base import AbstractFamily, AbstractTransport, Batch
+from qphi.families.flow import AbstractFlow, AutoregressiveFlow, CouplingFlow
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
@@ -10,8 +11,11 @@ from qphi.families.student import StudentT
 
 __all__ = [
     "AbstractFamily",
+    "AbstractFlow",
     "AbstractTransport",
+    "AutoregressiveFlow",
     "Batch",
+    "CouplingFlow",
     "DiagonalGaussian",
     "FromNumPyro",
     "FullRankGaussian",

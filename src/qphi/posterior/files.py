@@ -12,7 +12,16 @@ import numpy as np
 
 from qphi.draws import Pool
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT
+from qphi.families import (
+    AbstractFamily,
+    AutoregressiveFlow,
+    CouplingFlow,
+    DiagonalGaussian,
+    FullRankGaussian,
+    GaussianMixture,
+    LowRankGaussian,
+    StudentT,
+)
 from qphi.importance import ImportanceWeights
 from qphi.posterior import Posterior
 from qphi.precision import in_double
@@ -26,7 +35,16 @@ __all__ = ["RECORD", "load_posterior", "save_posterior"]
 RECORD, ARRAYS = "posterior.json", "posterior.safetensors"
 KEPT_DRAWS = 4000  # of a q without a pool
 _FAMILIES: dict[str, type[AbstractFamily]] = {
-    kind.__name__: kind for kind in (DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT)
+    kind.__name__: kind
+    for kind in (
+        AutoregressiveFlow,
+        CouplingFlow,
+        DiagonalGaussian,
+        FullRankGaussian,
+        GaussianMixture,
+        LowRankGaussian,
+        StudentT,
+    )
 }
 
 
@@ -34,7 +52,7 @@ _FAMILIES: dict[str, type[AbstractFamily]] = {
 def save_posterior(posterior: Posterior, folder: Path) -> None:
     """posterior.safetensors first, then posterior.json, which makes it a posterior; each whole or not at all.
 
-    Raises InputError for a q that is not one of qphi's Gaussian families: its code cannot be saved.
+    Raises InputError for a q that is not one of qphi's own families: its code cannot be saved.
     """
     kind = type(posterior.q).__name__
     if kind not in _FAMILIES:

@@ -122,7 +122,7 @@ class AbstractFlow(AbstractTransport):
         if not frozen:
             return z, log_q
         # log q with its parameters constant, as a function of z: its gradient there is that in eps through the
-        # inverse Jacobian, and eps is known (Vaitl et al. 2024, arXiv 2403.15881)
+        # inverse Jacobian, and eps is known (Vaitl et al. 2024)
         constant = frozen_copy(self)
 
         def at(eps: Float[Array, " dim"], z: Float[Array, " dim"]) -> Float[Array, ""]:
@@ -182,7 +182,7 @@ class AutoregressiveFlow(AbstractFlow):
 
     More is possible in one layer than in a coupling (the funnel x = exp(v / 2) u is one layer). A draw and its own
     density are one pass; the density elsewhere takes dim passes one after another. Source: inverse autoregressive
-    flow, Kingma et al. (2016), eq. 10 and 11.
+    flow, Kingma et al. (2016).
     """
 
     def orders(self) -> Int[np.ndarray, "layers dim"]:

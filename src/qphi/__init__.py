@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qphi import solvers as solvers
     from qphi.autoencoders import LatentVariableModel as LatentVariableModel
     from qphi.bounds import ELBO as ELBO
     from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from qphi.bounds import StickingTheLanding as StickingTheLanding
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.families import AutoregressiveFlow as AutoregressiveFlow
+    from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AutoregressiveFlow": "qphi.families",
+    "CouplingFlow": "qphi.families",
     "ELBO": "qphi.bounds",
     "ClosedFormEntropy": "qphi.bounds",
     "ClosedFormKL": "qphi.bounds",
@@ -67,10 +72,12 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "solvers":  # so that `import qphi` is enough for qphi.solvers.Laplace()
+        return importlib.import_module("qphi.solvers")
     if name not in _HOMES:
         raise AttributeError(f"module 'qphi' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), "solvers", *__all__]

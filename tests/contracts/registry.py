@@ -25,7 +25,7 @@ from qphi.families import (
     StandardNormal,
     StudentT,
 )
-from qphi.solvers import StochasticGradient
+from qphi.solvers import AbstractGaussianSolver, BatchAndMatch, Laplace, MeanField, Newton, StochasticGradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,22 @@ class SolverCase:
 
 SOLVERS: dict[str, SolverCase] = {
     "StochasticGradient": SolverCase(lambda: StochasticGradient(learning_rate=0.05, batch_size=3), 2000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianSolverCase:
+    """An exact solver from Gaussian to Gaussian; the affine maps of z that its answer follows."""
+
+    build: Callable[..., AbstractGaussianSolver[Any]]
+    follows: str = "triangular"  # 'triangular' | 'diagonal'
+
+
+GAUSSIAN_SOLVERS: dict[str, GaussianSolverCase] = {
+    "Newton": GaussianSolverCase(Newton),
+    "BatchAndMatch": GaussianSolverCase(BatchAndMatch),
+    "Laplace": GaussianSolverCase(Laplace),
+    "MeanField": GaussianSolverCase(MeanField, follows="diagonal"),
 }
 
 

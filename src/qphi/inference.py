@@ -259,6 +259,11 @@ def _fit_flow(
     others: list[Gaussian] = []
     if isinstance(family, AbstractFlow):
         flow = family
+    elif target.dim > MOST_FULL_RANK:
+        raise InputError(
+            f"family={family!r} begins at a full-rank Gaussian, of at most {MOST_FULL_RANK} dimensions; the target has "
+            f"{target.dim}. Use 'low-rank' or 'mean-field', or give a flow to start from."
+        )
     else:
         flow = FLOWS[family].around(jnp.zeros(target.dim), jnp.eye(target.dim), key=flow_key)  # refuses first
         deadline = math.inf if max_time is None else began + max_time
@@ -275,7 +280,7 @@ def _fit_flow(
         bound,
         solver or StochasticGradient(learning_rate=0.01, average_over=CHECK_EVERY, refinements=3),
         max_steps,
-        max_time,
+        None if max_time is None else max(0.0, began + max_time - time.monotonic()),
         watch,
     )
     inner, verdict = posterior.q, posterior.verdict

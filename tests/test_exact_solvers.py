@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import qphi
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
 from qphi.solvers.exact import Gaussian, solve
+from qphi.solvers.laplace import Laplace
+from qphi.solvers.match import BatchAndMatch, matched
+from qphi.solvers.mean_field import MeanField
 from qphi.solvers.newton import Newton, inverse_factor
 from qphi.solvers.pathfinder import Pathfinder
 from qphi.targets import LogDensity
@@ -213,3 +217,96 @@ def test_newton_survives_curvature_that_overflows():
     state, _ = solve(oracle, solver, Gaussian(np.zeros(2), 4 * np.eye(2)), max_steps=50)
     answer = solver.answer(state)
     assert answer is None or np.isfinite(answer.mean).all()
+
+
+@pytest.mark.parametrize("regulariser", [0.3, 5.0, 1e10])
+def test_a_match_solves_its_equation(regulariser):
+    """S U S + S = V with U and V of the draws and scores, whatever they are; with lam -> infinity S G S = X."""
+    random = np.random.default_rng(0)
+    eps, scores = random.standard_normal((20, 4)) + 0.5, random.standard_normal((20, 4)) @ np.diag([1, 2, 3, 4.0]) - 1
+    shift, tril = matched(eps, scores, regulariser)
+    s, x, g = tril @ tril.T, eps.mean(axis=0), scores.mean(axis=0)
+    share = regulariser / (1 + regulariser)
+    u = regulariser * np.cov(scores.T, bias=True) + share * np.outer(g, g)
+    v = np.eye(4) + regulariser * np.cov(eps.T, bias=True) + share * np.outer(x, x)
+    np.testing.assert_allclose((s @ u @ s + s) / regulariser, v / regulariser, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(shift, share * (s @ g + x), rtol=1e-10)
+    np.testing.assert_array_equal(tril, np.tril(tril))
+    assert np.all(np.diag(tril) > 0)
+
+
+def test_batch_and_match_is_exact_after_one_step_on_a_gaussian_and_asks_for_gradients_only():
+    oracle, mean, covariance = gaussian_problem(4)
+    start = Gaussian(np.ones(4), np.tril(np.ones((4, 4))) + 3 * np.eye(4))
+    state, steps = solve(oracle, BatchAndMatch(), start, max_steps=10)
+    assert steps == 2  # a look around, and the step
+    assert (oracle.gradients_asked, oracle.hessians_asked, oracle.values_asked) == (2 * 64, 0, 0)
+    np.testing.assert_allclose(state.q.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(state.q.tril @ state.q.tril.T, covariance, rtol=1e-6, atol=1e-6)
+
+
+def test_batch_and_match_serves_what_has_no_second_derivatives():
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, ct: (2 * x * ct,))  # autodiff cannot go forward through its reverse
+    with double():
+        target = LogDensity(lambda v: -0.5 * jnp.sum(square(v["z"] - 1)), {"z": jnp.zeros(2)})
+    posterior = qphi.fit(target, key=KEY, solver=qphi.solvers.BatchAndMatch(), effort="quick")
+    assert posterior.verdict.trust == "trusted"
+    np.testing.assert_allclose(posterior.mean()["z"], 1, atol=0.01)
+    assert posterior.evaluations["hessians"] == 0
+
+
+def test_laplace_leaves_a_saddle_and_says_when_there_is_no_mode():
+    # log p = -(x^2 - 1)^2 - y^2: a saddle at 0, modes at x = +-1 of curvature -8
+    oracle = oracle_of(lambda z: -((z[0] ** 2 - 1) ** 2) - z[1] ** 2, 2)
+    solver = Laplace()
+    state, _ = solve(oracle, solver, Gaussian(np.array([0.1, 0.3]), np.eye(2)), max_steps=60)
+    q = solver.answer(state)
+    assert q is not None
+    np.testing.assert_allclose(q.mean, [1, 0], atol=1e-3)
+    np.testing.assert_allclose(q.tril, np.diag([1 / math.sqrt(8), 1 / math.sqrt(2)]), atol=1e-3)
+    at_the_saddle, _ = solve(oracle, solver, Gaussian(np.zeros(2), np.eye(2)), max_steps=60)
+    assert solver.finished(at_the_saddle)
+    assert solver.answer(at_the_saddle) is None
+    flat, steps = solve(oracle_of(lambda z: -(z[0] ** 2), 2), solver, Gaussian(np.ones(2), np.eye(2)), max_steps=60)
+    assert steps < 60
+    assert solver.answer(flat) is None
+
+
+def test_mean_field_has_conditional_sds_and_linear_response_the_covariance():
+    oracle, mean, covariance = gaussian_problem(5, condition=100)
+    solver = MeanField()
+    state, _ = solve(oracle, solver, Gaussian(mean + 1, np.tril(np.ones((5, 5)))), max_steps=60)
+    q = solver.answer(state)
+    assert q is not None
+    factorised = state.at(state.path.place)
+    np.testing.assert_allclose(factorised[0], mean, atol=1e-6)
+    np.testing.assert_allclose(factorised[1], 1 / np.sqrt(np.diag(np.linalg.inv(covariance))), rtol=1e-4)
+    np.testing.assert_allclose(q.tril @ q.tril.T, covariance, rtol=1e-6)
+    assert (oracle.hessians_asked, oracle.values_asked) == (0, 64)
+
+
+def test_an_automatic_fit_without_improvement_of_what_pathfinder_found():
+    with double():
+        target = LogDensity(lambda v: logistic()(v["z"]), {"z": jnp.zeros(3)})
+    posterior = qphi.fit(target, key=KEY, solver=qphi.solvers.Pathfinder())
+    reference = qphi.fit(target, key=KEY)
+    assert posterior.verdict.trust.usable
+    assert posterior.elbo < reference.elbo
+    np.testing.assert_allclose((posterior.mean()["z"] - reference.mean()["z"]) / reference.sd()["z"], 0, atol=0.1)
+
+
+def test_solvers_that_do_not_go_with_the_rest_are_refused(wrong_types):
+    def log_density(v):
+        return -jnp.sum(v["z"] ** 2)
+
+    example = {"z": jnp.zeros(2)}
+    with pytest.raises(TypeError, match="family has no effect on an exact solver"):
+        qphi.fit(log_density, example=example, key=KEY, solver=Laplace(), family="full-rank")
+    with pytest.raises(TypeError, match=r"solver is a str; one of qphi\.solvers is needed"):
+        qphi.fit(log_density, example=example, key=KEY, solver="laplace")
+    with pytest.raises(qphi.InputError, match="Newton fits full-rank Gaussians, of at most 1000 dimensions"):
+        qphi.fit(log_density, example={"z": jnp.zeros(1001)}, key=KEY, solver=Newton())

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qphi import solvers as solvers
     from qphi.autoencoders import LatentVariableModel as LatentVariableModel
     from qphi.bounds import ELBO as ELBO
     from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.families import AutoregressiveFlow as AutoregressiveFlow
+    from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import DrivenGaussian as DrivenGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AutoregressiveFlow": "qphi.families",
+    "CouplingFlow": "qphi.families",
     "ELBO": "qphi.bounds",
     "Calibration": "qphi.calibration",
     "ClosedFormEntropy": "qphi.bounds",
@@ -73,10 +78,12 @@ __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "solvers":  # so that `import qphi` is enough for qphi.solvers.Laplace()
+        return importlib.import_module("qphi.solvers")
     if name not in _HOMES:
         raise AttributeError(f"module 'qphi' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), "solvers", *__all__]

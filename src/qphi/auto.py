@@ -2,7 +2,7 @@
 
 CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`)
-FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws)
+FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, or the exact solver that was given)
 PROBE   more climbs, from far outside what was found
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
@@ -33,16 +34,28 @@ from qphi.checks.weighted import (
     weighted_moments,
 )
 from qphi.importance import ImportanceWeights
-from qphi.modes import EFFORTS, PATH_STEPS, Effort, Search, climb, fit_modes, fit_wide, follow, probe, seek_more
+from qphi.modes import (
+    EFFORTS,
+    PATH_STEPS,
+    AsClimbed,
+    Effort,
+    Search,
+    climb,
+    fit_modes,
+    fit_wide,
+    follow,
+    probe,
+    seek_more,
+)
 from qphi.noise import generator
 from qphi.solvers.driven import MOST_DRIVEN, Driven, WarpedOracle, fit_driven
-from qphi.solvers.exact import Gaussian, nearest
-from qphi.solvers.newton import Newton, NewtonState
+from qphi.solvers.exact import AbstractExactSolver, AbstractGaussianSolver, Fit, Gaussian, nearest
+from qphi.solvers.pathfinder import Pathfinder
 from qphi.targets.oracle import AbstractOracle, Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
 
-__all__ = ["EFFORTS", "Effort", "Inference", "infer"]
+__all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 
 
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
@@ -69,7 +82,7 @@ class Inference:
     made_by: str
     stages: dict[str, float]  # seconds
     evaluations: dict[str, int]
-    newton_steps: int
+    solver_steps: int
     importance: ImportanceWeights  # of plain draws of the Gaussians; the evidence of the defensive ones if not trusted
     warp: Driven | None = None  # q in the place of the Gaussians, where it does better than they
 
@@ -80,12 +93,33 @@ def infer(
     *,
     effort: Effort,
     deadline: float = math.inf,
+    solver: AbstractExactSolver[Any] | None = None,
 ) -> Inference:
     """Fit, check and correct, until there is something to say or `time.monotonic()` passes `deadline`.
+
+    `solver`: what fits the Gaussians in place of `Newton`; with `Pathfinder` they are those that the climbs found.
+    Raises InputError where no start has a finite density.
+    """
+    return _conclude(explore(oracle, key, effort=effort, deadline=deadline, solver=solver))
+
+
+def explore(
+    oracle: Oracle,
+    key: PRNGKeyArray,
+    *,
+    effort: Effort,
+    deadline: float = math.inf,
+    solver: AbstractExactSolver[Any] | None = None,
+) -> Search:
+    """CHECK to PROBE: a Gaussian for each mode that is found, the best first; at least one.
 
     Raises InputError where no start has a finite density.
     """
     search = Search(oracle, generator(key), key, effort, deadline)
+    if isinstance(solver, Pathfinder):
+        search.climber, search.solver = solver, AsClimbed()
+    elif isinstance(solver, AbstractGaussianSolver):
+        search.solver = solver
     with search.stage("preflight"):
         starts, tried = dispersed_starts(oracle, search.random, effort.starts, key)
         search.findings = preflight(oracle, tried, search.random)
@@ -102,8 +136,8 @@ def infer(
     if not search.fits:
         # No Gaussian has a finite ELBO: say so about the best there is
         best = max(paths, key=lambda path: -path.energy)
-        search.fits.append(NewtonState(Gaussian(best.place, 1e-3 * np.eye(oracle.dim)), np.eye(oracle.dim)))
-    return _conclude(search)
+        search.fits.append(Fit(Gaussian(best.place, 1e-3 * np.eye(oracle.dim))))
+    return search
 
 
 # WEIGH, CORRECT, JUDGE
@@ -195,7 +229,7 @@ def _conclude(search: Search) -> Inference:
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
             elif not by_moves.trust.usable and settling.settled:
                 judgement = by_moves  # chains that have settled disagree with weights that look good
-    search.findings = (*search.findings, saturated(oracle, values, weights))
+    search.findings = (*search.findings, saturated(search.oracle, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
     verdict = Verdict(
@@ -229,7 +263,7 @@ def _conclude(search: Search) -> Inference:
         made_by,
         search.stages,
         asked,
-        search.newton_steps,
+        search.solver_steps,
         importance,
         warp,
     )
@@ -264,7 +298,7 @@ def _assess_fits(search: Search) -> _Assessed:
     case = Circumstances(
         q=best.q,
         modes=len(parts),
-        converged=best.residual <= Newton.tolerance,
+        converged=best.residual <= search.solver.tolerance,
         fitted_elbo=best.elbo,
         late=search.late,
         modes_left=search.modes_left,

@@ -15,16 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from qphi.auto import EFFORTS, Inference, infer
+from qphi.auto import EFFORTS, Inference, explore, infer
 from qphi.autoencoders.evaluation import Evaluation, evaluate
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import hold_out, plan
-from qphi.bounds import ELBO, AbstractBound, MonteCarlo
+from qphi.bounds import ELBO, AbstractBound, MonteCarlo, StickingTheLanding
 from qphi.bounds.objective import PosteriorObjective
 from qphi.draws import Pool
 from qphi.errors import InputError
 from qphi.families import (
     AbstractFamily,
+    AbstractFlow,
+    AutoregressiveFlow,
+    CouplingFlow,
     DiagonalGaussian,
     DrivenGaussian,
     FromNumPyro,
@@ -35,25 +38,30 @@ from qphi.families import (
 )
 from qphi.loop import Progress, drive, start
 from qphi.minibatch import fit_minibatches
-from qphi.noise import checked_key
+from qphi.noise import checked_key, fixed_draws
 from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
-from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
+from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, Problem, StochasticGradient
+from qphi.solvers.exact import Gaussian
 from qphi.status import Status
 from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, SubsampledTarget, as_target, finite_start
 from qphi.targets.oracle import Oracle
+from qphi.targets.whitened import Whitened
+from qphi.verdict import Trust, Verdict
 
 __all__ = ["Trained", "fit", "load"]
 
-FAMILIES = ("mean-field", "low-rank", "full-rank", "student-t")
+FAMILIES = ("mean-field", "low-rank", "full-rank", "student-t", "coupling-flow", "autoregressive-flow")
+FLOWS = {"coupling-flow": CouplingFlow, "autoregressive-flow": AutoregressiveFlow}
 RANK = 16  # of "low-rank"
 START_SCALE = 0.1  # narrower than a posterior on the unconstrained scale usually is: grows safely
-PARTICLES = 16  # per step, door 1
+PARTICLES, FLOW_PARTICLES = 16, 128  # per step, door 1
 SCORING_PARTICLES = 512  # per check, the same draws at each
 CHECK_EVERY = 200
 MAX_STEPS = 50_000
+TOWERS = 20.0  # p over q, times the evidence
 MOST_FULL_RANK = 1000  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
 
 
@@ -95,7 +103,7 @@ def fit(
     effort: str = "standard",
     bound: AbstractBound | None = None,
     particles: int | None = None,
-    solver: AbstractNoisySolver | None = None,
+    solver: AbstractNoisySolver | AbstractExactSolver | None = None,
     supports: dict | None = None,
     example: dict | None = None,
     beta: float = 1.0,
@@ -115,13 +123,19 @@ def fit(
 
     For a posterior, nothing else is needed: starts, family and stop are found, the result is checked and, where it
     falls short, corrected (see `Posterior.verdict`); in double precision whatever JAX is set to. effort: 'quick' (no
-    correction by Markov chains), 'standard' or 'thorough'. With any of the following the fit is as you say, by
-    stochastic gradients and without correction: family: 'mean-field', 'low-rank', 'full-rank', 'student-t' or a
-    family to start from; bound: what is climbed, `ELBO(particles)` unless given; solver: `StochasticGradient` unless
-    given; max_steps: a budget. max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself.
+    correction by Markov chains), 'standard' or 'thorough'. solver: one of `qphi.solvers` that fits the Gaussians in
+    place of `Newton()`: `BatchAndMatch()`, `MeanField()`, `Laplace()`, or `Pathfinder()` for those of the climbs.
+
+    With any of the following the fit is as you say, by stochastic gradients and without correction: family:
+    'mean-field', 'low-rank', 'full-rank', 'student-t', 'coupling-flow' or 'autoregressive-flow' (around the Gaussian
+    of an automatic fit), or a family to start from; bound: what is climbed, `ELBO(particles)` unless given, for flows
+    `StickingTheLanding(particles)`; solver: a `StochasticGradient`; max_steps: a budget.
+
     A NumPyro program with a subsampled plate is fitted by minibatches: steps see as many rows as it asks for, the
     verdict all of them; family: full rank unless named.
-    watch: told of the progress of stochastic gradients a few times a second.
+
+    max_epochs (data), max_time (seconds): budgets; without them a fit stops by itself. watch: told of the progress of
+    stochastic gradients a few times a second.
 
     Raises InputError (a ValueError) or TypeError, before any work, for what cannot be fitted.
     """
@@ -132,28 +146,46 @@ def fit(
         raise TypeError(f"bound is a {type(bound).__name__}; a bound is needed, such as qphi.ELBO(particles=16).")
     if bound is not None and particles is not None:
         raise InputError("bound and particles were both given; a bound has its own. Give bound=ELBO(particles=...).")
+    if solver is not None and not isinstance(solver, AbstractNoisySolver | AbstractExactSolver):
+        raise TypeError(f"solver is a {type(solver).__name__}; one of qphi.solvers is needed, such as Laplace().")
+    exact = solver if isinstance(solver, AbstractExactSolver) else None
+    noisy = solver if isinstance(solver, AbstractNoisySolver) else None
     if isinstance(model, LatentVariableModel):
+        _refuse("a latent-variable model, which stochastic gradients train", solver=exact)
         _refuse("a latent-variable model", family=family, effort=effort != "standard", supports=supports,
                 example=example, max_steps=max_steps, **kwargs)  # fmt: skip
         bound = bound or ELBO(1 if particles is None else particles)
-        return _fit_model(model, args, key, bound, solver, beta, max_epochs, max_time, watch)
+        return _fit_model(model, args, key, bound, noisy, beta, max_epochs, max_time, watch)
     _refuse("a posterior", beta=beta != 1.0, max_epochs=max_epochs)
     if effort not in EFFORTS:
         raise InputError(f"effort={effort!r} is not known. Use {', '.join(map(repr, EFFORTS))}.")
     with double():
         target = as_target(model, *args, supports=supports, example=example, **kwargs)
         if isinstance(target, SubsampledTarget):
-            _refuse("minibatches", effort=effort != "standard")
-            return fit_minibatches(target, key, family, bound=bound, particles=particles, solver=solver,
+            _refuse("minibatches", effort=effort != "standard", solver=exact)
+            return fit_minibatches(target, key, family, bound=bound, particles=particles, solver=noisy,
                                    max_steps=max_steps, max_time=max_time, watch=watch)  # fmt: skip
-        by_hand = family is not None or bound is not None or particles is not None or solver is not None
+        by_hand = family is not None or bound is not None or particles is not None or noisy is not None
+        if exact is not None:
+            _refuse("an exact solver", family=family, bound=bound, particles=particles, max_steps=max_steps)
+            if target.dim > MOST_FULL_RANK:
+                raise InputError(
+                    f"{type(exact).__name__} fits full-rank Gaussians, of at most {MOST_FULL_RANK} dimensions; the "
+                    f"target has {target.dim}. Leave solver out, or give a StochasticGradient."
+                )
         if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
             _refuse("an automatic fit", watch=watch)
-            return _infer(target, key, effort, max_time)
+            return _infer(target, key, effort, max_time, exact)
         _refuse("stochastic gradients, which a family, bound, solver, budget or the dimension asked for",
                 effort=effort != "standard")  # fmt: skip
+        if isinstance(family, AbstractFlow) or (isinstance(family, str) and family in FLOWS):
+            bound = bound or StickingTheLanding(FLOW_PARTICLES if particles is None else particles)
+            return _fit_flow(target, key, family, bound, noisy, max_steps, max_time, watch)
         bound = bound or ELBO(PARTICLES if particles is None else particles)
-        return _fit_posterior(target, key, family or "mean-field", bound, solver, max_steps, max_time, watch)
+        noisy = noisy or StochasticGradient(learning_rate=0.05, average_over=CHECK_EVERY, refinements=3)
+        start_key, key = jax.random.split(key)
+        q = family if isinstance(family, AbstractFamily) else _first_guess(target, family or "mean-field", start_key)
+        return _fit_posterior(target, key, q, bound, noisy, max_steps, max_time, watch)
 
 
 def load(path: str | Path) -> Any:
@@ -174,15 +206,14 @@ def load(path: str | Path) -> Any:
 def _fit_posterior(
     target: AbstractTarget,
     key: PRNGKeyArray,
-    family: str | AbstractFamily,
+    q: AbstractFamily,
     bound: AbstractBound,
-    solver: AbstractNoisySolver | None,
+    solver: AbstractNoisySolver,
     max_steps: int | None,
     max_time: float | None,
     watch: Callable[[Progress], None] | None,
 ) -> Posterior:
-    start_key, run_key, answer_key = jax.random.split(key, 3)
-    q = family if isinstance(family, AbstractFamily) else _first_guess(target, family, start_key)
+    run_key, answer_key = jax.random.split(key)
     q = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf, q)
     if isinstance(q, FromNumPyro):
         raise InputError(
@@ -191,7 +222,6 @@ def _fit_posterior(
         )
     if q.dim != target.dim:
         raise InputError(f"The family is over {q.dim} dimensions, the target over {target.dim}. Give a matching one.")
-    solver = solver or StochasticGradient(learning_rate=0.05, average_over=CHECK_EVERY, refinements=3)
     problem, trained = Problem.of(
         q,
         objective=PosteriorObjective(target, bound),
@@ -223,10 +253,70 @@ def _fit_posterior(
     )
 
 
-def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: float | None) -> Posterior:
+def _fit_flow(
+    target: AbstractTarget,
+    key: PRNGKeyArray,
+    family: str | AbstractFlow,
+    bound: AbstractBound,
+    solver: AbstractNoisySolver | None,
+    max_steps: int | None,
+    max_time: float | None,
+    watch: Callable[[Progress], None] | None,
+) -> Posterior:
+    """A flow by stochastic gradients, in the coordinates of the Gaussian that it bends."""
+    began = time.monotonic()
+    start_key, flow_key, run_key = jax.random.split(key, 3)
+    others: list[Gaussian] = []
+    if isinstance(family, AbstractFlow):
+        flow = family
+    elif target.dim > MOST_FULL_RANK:
+        raise InputError(
+            f"family={family!r} begins at a full-rank Gaussian, of at most {MOST_FULL_RANK} dimensions; the target has "
+            f"{target.dim}. Use 'low-rank' or 'mean-field', or give a flow to start from."
+        )
+    else:
+        flow = FLOWS[family].around(jnp.zeros(target.dim), jnp.eye(target.dim), key=flow_key)  # refuses first
+        deadline = math.inf if max_time is None else began + max_time
+        fits = explore(Oracle(target), start_key, effort=EFFORTS["quick"], deadline=deadline).fits
+        best, *others = (fit.q for fit in fits)
+        flow = dataclasses.replace(flow, mean=jnp.asarray(best.mean), tril=jnp.asarray(best.tril))
+    if flow.dim != target.dim:
+        raise InputError(f"The flow is over {flow.dim} dimensions, the target over {target.dim}. Give a matching one.")
+    mean, tril = jnp.asarray(flow.mean, float), jnp.tril(jnp.asarray(flow.tril, float))
+    posterior = _fit_posterior(
+        Whitened(target, mean, tril),
+        run_key,
+        dataclasses.replace(flow, mean=jnp.zeros_like(mean), tril=jnp.eye(flow.dim)),
+        bound,
+        solver or StochasticGradient(learning_rate=0.01, average_over=CHECK_EVERY, refinements=3),
+        max_steps,
+        None if max_time is None else max(0.0, began + max_time - time.monotonic()),
+        watch,
+    )
+    inner, verdict = posterior.q, posterior.verdict
+    assert isinstance(inner, AbstractFlow)
+    q = dataclasses.replace(inner, mean=mean + tril @ inner.mean, tril=tril @ jnp.tril(inner.tril))
+    missed = sum(_misses(q, target, other, posterior.log_evidence) for other in others)
+    if missed and verdict.trust.usable:
+        reason = f"the automatic fit found {missed} mode(s) where the flow has next to no mass"
+        advice = "leave family= out, so that every mode has its Gaussian."
+        verdict = Verdict(Trust.UNRELIABLE, (reason, *verdict.reasons), advice, numbers=verdict.numbers)
+    return dataclasses.replace(posterior, q=q, target=target, verdict=verdict, seconds=time.monotonic() - began)
+
+
+def _misses(q: AbstractFamily, target: AbstractTarget, mode: Gaussian, log_evidence: float) -> bool:
+    """Whether p towers over q where a mode's Gaussian has its mass."""
+    z = jnp.asarray(mode.transport(fixed_draws(np.random.default_rng(0), 64, target.dim)))
+    excess = np.asarray(target.log_density_many(z) - q.log_prob_many(z)) - log_evidence
+    return not np.median(excess) < np.log(TOWERS)  # NaN: nothing is known, nothing is claimed
+
+
+def _infer(
+    target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: float | None, solver: AbstractExactSolver | None
+) -> Posterior:
     began = time.monotonic()
     deadline = math.inf if max_time is None else began + max_time
-    found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline)
+    found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline, solver=solver)
     late = time.monotonic() >= deadline
     return Posterior(
         _family_of(found),
@@ -235,7 +325,7 @@ def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: flo
         found.importance,
         found.verdict,
         Pool(found.z, found.weights, found.values, found.made_by),
-        steps=found.newton_steps,
+        steps=found.solver_steps,
         seconds=time.monotonic() - began,
         evaluations=found.evaluations,
         stages=found.stages,

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
@@ -14,9 +15,8 @@ from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
 from qphi.checks.preflight import Finding
-from qphi.noise import fixed_draws
-from qphi.solvers.exact import Gaussian, solve
-from qphi.solvers.newton import Newton, NewtonState, inverse_factor
+from qphi.solvers.exact import AbstractGaussianSolver, Fit, Gaussian, solve
+from qphi.solvers.newton import Newton, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
@@ -24,6 +24,7 @@ from qphi.targets.starts import dispersed_starts
 __all__ = [
     "EFFORTS",
     "PATH_STEPS",
+    "AsClimbed",
     "Effort",
     "Search",
     "climb",
@@ -34,8 +35,7 @@ __all__ = [
     "seek_more",
 ]
 
-_PATH_DRAWS = 6  # that score a place on a path
-PATH_STEPS, _NEWTON_STEPS, _PROBE_STEPS = 1000, 100, 200
+PATH_STEPS, _FIT_STEPS, _PROBE_STEPS = 1000, 100, 200
 _MOST_MODES = 6
 _TOWERS = 3.0  # nats
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
@@ -66,6 +66,24 @@ EFFORTS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class AsClimbed(AbstractGaussianSolver[Fit]):
+    """Leaves a Gaussian as a climb found it, and takes its ELBO on the draws: Pathfinder's own answer."""
+
+    def count(self, dim: int) -> int:
+        return 64
+
+    def init(self, oracle: Oracle, start: Gaussian) -> Fit:
+        return Fit(start)
+
+    def step(self, oracle: Oracle, state: Fit) -> Fit:
+        elbo = float(np.mean(oracle.values(state.q.transport(self.draws(oracle.dim))))) + state.q.entropy
+        return Fit(state.q, elbo, 0.0)
+
+    def finished(self, state: Fit) -> bool:
+        return state.residual == 0.0
+
+
 @dataclasses.dataclass
 class Search:
     """What a running inference carries from stage to stage."""
@@ -76,8 +94,10 @@ class Search:
     effort: Effort
     deadline: float
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
-    fits: list[NewtonState] = dataclasses.field(default_factory=list)  # one for each mode, the best first
-    newton_steps: int = 0
+    climber: Pathfinder = dataclasses.field(default_factory=Pathfinder)
+    solver: AbstractGaussianSolver[Any] = dataclasses.field(default_factory=Newton)
+    fits: list[Fit] = dataclasses.field(default_factory=list)  # one for each mode, the best first
+    solver_steps: int = 0
     findings: tuple[Finding, ...] = ()
     modes_left: bool = False  # the last round of starts still found modes
 
@@ -96,7 +116,7 @@ class Search:
 
 def climb(search: Search, starts: Float[np.ndarray, "starts dim"], steps: int) -> list[Path]:
     """Pathfinder from each start, the best path first."""
-    solver = Pathfinder(fixed_draws(search.random, _PATH_DRAWS, search.oracle.dim))
+    solver = search.climber.with_draws(search.random, search.oracle.dim)
     paths, _ = solve(search.oracle, solver, starts, max_steps=steps, deadline=search.deadline)
     return sorted(paths, key=lambda path: -path.best_elbo)
 
@@ -115,7 +135,7 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
                 continue
             start = start if spike is None else spike
         fits += 1
-        fit = _newton(search, start)
+        fit = _fit(search, start)
         # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
         if fit is not None and (not search.fits or fit.residual < _NEARLY):
             _keep(search, fit)
@@ -123,14 +143,14 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
 
 def _spike(search: Search, path: Path) -> Gaussian | None:
     """Laplace's Gaussian at a path's end, where the density towers over what the fits say and has mass to count."""
-    if path.slope is None:
+    if path.slope is None or not search.solver.uses_hessians:  # what the solver can do without, the target may lack
         return None
     dim, z = len(path.place), path.place[None]
     height = logsumexp([f.elbo - f.q.entropy + 0.5 * (dim - f.q.radius(z)[0]) for f in search.fits])
     if -path.energy < height + _TOWERS:
         return None
     # the climb's own idea of the curvature may be that of the surroundings; as many rows as the fit's, one program
-    _, _, hessian = search.oracle.mean_curvature(np.repeat(z, _newton_draws(dim), axis=0))
+    _, _, hessian = search.oracle.mean_curvature(np.repeat(z, search.solver.count(dim), axis=0))
     try:
         end = Gaussian(path.place, inverse_factor(-hessian))
     except (LinAlgError, ValueError):
@@ -150,15 +170,15 @@ def fit_wide(search: Search) -> None:
     q = search.fits[0].q
     if np.sqrt(np.sum(q.tril**2, axis=1)).max() > 1 / _NARROW:
         return  # as wide as that already, give or take
-    solver = Newton(fixed_draws(search.random, _newton_draws(dim), dim))
+    solver = search.solver.with_draws(search.random, dim)
     wide = Gaussian(q.mean, np.eye(dim))
     state, steps = solve(search.oracle, solver, wide, max_steps=_WIDE_STEPS, deadline=search.deadline)
-    search.newton_steps += steps
+    search.solver_steps += steps
     if solver.answer(state) is not None and state.residual < _NEARLY:
         _keep(search, state)
 
 
-def _keep(search: Search, fit: NewtonState) -> None:
+def _keep(search: Search, fit: Fit) -> None:
     """Add a fit that is none of those there are, and drop those without weight."""
     if any(_same(fit.q, other.q) for other in search.fits):
         return
@@ -176,21 +196,15 @@ def _same(q: Gaussian, other: Gaussian) -> bool:
     return bool(close) and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d
 
 
-def _newton(search: Search, start: Gaussian) -> NewtonState | None:
-    solver = Newton(fixed_draws(search.random, _newton_draws(search.oracle.dim), search.oracle.dim))
+def _fit(search: Search, start: Gaussian) -> Fit | None:
+    solver = search.solver.with_draws(search.random, search.oracle.dim)
     for narrower in (1.0, 0.3, 0.03):
         q = Gaussian(start.mean, narrower * start.tril)
-        state, steps = solve(search.oracle, solver, q, max_steps=_NEWTON_STEPS, deadline=search.deadline)
-        search.newton_steps += steps
+        state, steps = solve(search.oracle, solver, q, max_steps=_FIT_STEPS, deadline=search.deadline)
+        search.solver_steps += steps
         if solver.answer(state) is not None:
             return state
     return None
-
-
-def _newton_draws(dim: int) -> int:
-    """4 dim draws while they are cheap. Above 64 dimensions fewer than can be whitened will do: their mean gradient
-    and Hessian are exact for a Gaussian target all the same, being antithetic, and a Hessian costs `dim` products."""
-    return max(64, 4 * dim) if dim <= 64 else 128 if dim <= 300 else 64
 
 
 def _explained(search: Search, z: Float[np.ndarray, " dim"]) -> bool:

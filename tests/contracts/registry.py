@@ -14,28 +14,49 @@ from qphi.autoencoders import AbstractLikelihood, Bernoulli, ContinuousBernoulli
 from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, StickingTheLanding
 from qphi.families import (
     AbstractFamily,
+    AbstractFlow,
+    AutoregressiveFlow,
+    CouplingFlow,
     DiagonalGaussian,
     DrivenGaussian,
     FromNumPyro,
     FullRankGaussian,
+    GaussianMixture,
     LowRankGaussian,
     StandardNormal,
     StudentT,
 )
-from qphi.solvers import StochasticGradient
+from qphi.solvers import AbstractGaussianSolver, BatchAndMatch, Laplace, MeanField, Newton, StochasticGradient
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilyCase:
-    """A family over R^2 as a function of its parameters; `support` is each coordinate's, `positive` or `real`."""
+    """A family over R^2 as a function of its parameters; `support` is each coordinate's, `positive` or `real`.
+
+    `no_pathwise_gradient`: parameters that a draw does not depend on smoothly, so that their gradient is zero.
+    """
 
     build: Callable[..., AbstractFamily]
     parameters: dict[str, Any]
     support: str = "real"
+    no_pathwise_gradient: tuple[str, ...] = ()
 
 
 def _numpyro(law: Callable[..., dist.Distribution]) -> Callable[..., AbstractFamily]:
     return lambda **parameters: FromNumPyro(law(**parameters).to_event(1))
+
+
+def _bent(kind: type[AbstractFlow]) -> Callable[..., AbstractFamily]:
+    """A flow of three layers that is no Gaussian: `bend` scales what its networks answer, log scales and shifts."""
+    random = np.random.default_rng(0)
+    shapes = (3, 2, 2), (3, 2), (3, 2, 2, 2), (3, 2, 2)
+    network = [random.uniform(0.2, 0.5, shape) for shape in shapes]
+
+    def build(mean: Any, tril: Any, bend: Any) -> AbstractFamily:
+        inside, offsets, answers, constants = (jnp.asarray(a, mean.dtype) for a in network)
+        return kind(mean, tril, inside, offsets, bend[:, None, None] * answers, bend[:, None] * constants)
+
+    return build
 
 
 _LOC_SCALE = {"loc": [0.3, -0.8], "scale": [0.7, 1.4]}
@@ -58,6 +79,21 @@ FAMILIES: dict[str, FamilyCase] = {
         },
     ),
     "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
+    "GaussianMixture": FamilyCase(
+        GaussianMixture,
+        {
+            "logits": [0.2, -0.5],
+            "means": [[0.4, -1.0], [-1.2, 0.5]],
+            "trils": [[[0.8, 0.0], [-0.5, 0.6]], [[0.5, 0.0], [0.2, 0.9]]],
+        },
+        no_pathwise_gradient=("logits",),
+    ),
+    "CouplingFlow": FamilyCase(
+        _bent(CouplingFlow), {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "bend": [0.3, 0.6]}
+    ),
+    "AutoregressiveFlow": FamilyCase(
+        _bent(AutoregressiveFlow), {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "bend": [0.5, -0.4]}
+    ),
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),
     "numpyro Logistic": FamilyCase(_numpyro(dist.Logistic), _LOC_SCALE),
     "numpyro StudentT": FamilyCase(_numpyro(dist.StudentT), {"df": [5.0, 9.0], **_LOC_SCALE}),
@@ -94,6 +130,22 @@ class SolverCase:
 
 SOLVERS: dict[str, SolverCase] = {
     "StochasticGradient": SolverCase(lambda: StochasticGradient(learning_rate=0.05, batch_size=3), 2000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianSolverCase:
+    """An exact solver from Gaussian to Gaussian; the affine maps of z that its answer follows."""
+
+    build: Callable[..., AbstractGaussianSolver[Any]]
+    follows: str = "triangular"  # 'triangular' | 'diagonal'
+
+
+GAUSSIAN_SOLVERS: dict[str, GaussianSolverCase] = {
+    "Newton": GaussianSolverCase(Newton),
+    "BatchAndMatch": GaussianSolverCase(BatchAndMatch),
+    "Laplace": GaussianSolverCase(Laplace),
+    "MeanField": GaussianSolverCase(MeanField, follows="diagonal"),
 }
 
 

@@ -7,10 +7,6 @@ Sources: Jordan et al. (1999); Kingma & Welling (2014), eq. 2, 3 and 7.
 
 from __future__ import annotations
 
-from typing import cast
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -30,8 +26,7 @@ class MonteCarlo(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
-        z = q.sample_many(key, self.particles)
-        return _from_draws(q, p, z, q.log_prob_many(z))
+        return _from_draws(p, *q.sample_and_log_prob_many(key, self.particles))
 
 
 class StickingTheLanding(AbstractBound):
@@ -44,8 +39,7 @@ class StickingTheLanding(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
-        z = q.sample_many(key, self.particles)
-        return _from_draws(q, p, z, _frozen(q).log_prob_many(z))
+        return _from_draws(p, *q.sample_and_log_prob_many(key, self.particles, frozen=True))
 
 
 class ClosedFormEntropy(AbstractBound):
@@ -110,9 +104,7 @@ class ELBO(AbstractBound):
         return ClosedFormEntropy(self.particles) if q.has_entropy else MonteCarlo(self.particles)
 
 
-def _from_draws(
-    q: Variational, p: Density, z: Float[Array, "particles *data dim"], log_q: Float[Array, "particles *data"]
-) -> Estimate:
+def _from_draws(p: Density, z: Float[Array, "particles *data dim"], log_q: Float[Array, "particles *data"]) -> Estimate:
     if isinstance(p, FactoredDensity):
         log_likelihood, kl = p.log_likelihood_many(z), log_q - _log_prior(p, z)
         parts, log_weights = {"log_likelihood": log_likelihood, "kl": kl}, log_likelihood - kl
@@ -126,8 +118,3 @@ def _from_draws(
 def _log_prior(p: FactoredDensity, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:
     flat = p.prior.log_prob_many(z.reshape(-1, z.shape[-1]))
     return flat.reshape(z.shape[:-1])
-
-
-def _frozen(q: Variational) -> Variational:
-    arrays, rest = eqx.partition(q, eqx.is_inexact_array)
-    return cast(Variational, eqx.combine(jax.lax.stop_gradient(arrays), rest))

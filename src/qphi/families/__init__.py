@@ -2,6 +2,7 @@
 
 from qphi.families.base import AbstractFamily, AbstractTransport, Batch
 from qphi.families.driven import DrivenGaussian
+from qphi.families.flow import AbstractFlow, AutoregressiveFlow, CouplingFlow
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
@@ -11,8 +12,11 @@ from qphi.families.student import StudentT
 
 __all__ = [
     "AbstractFamily",
+    "AbstractFlow",
     "AbstractTransport",
+    "AutoregressiveFlow",
     "Batch",
+    "CouplingFlow",
     "DiagonalGaussian",
     "DrivenGaussian",
     "FromNumPyro",

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import abc
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-__all__ = ["AbstractFamily", "AbstractTransport", "Batch"]
+__all__ = ["AbstractFamily", "AbstractTransport", "Batch", "frozen_copy"]
+
+Q = TypeVar("Q")
+
+
+def frozen_copy(q: Q) -> Q:
+    """q with parameters that no gradient reaches."""
+    arrays, rest = eqx.partition(q, eqx.is_inexact_array)
+    return eqx.combine(jax.lax.stop_gradient(arrays), rest)
 
 
 class AbstractFamily(eqx.Module):
@@ -50,6 +59,16 @@ class AbstractFamily(eqx.Module):
         """`log_prob` of each row."""
         return jax.vmap(self.log_prob)(z)
 
+    def sample_and_log_prob_many(
+        self, key: PRNGKeyArray, count: int, *, frozen: bool = False
+    ) -> tuple[Float[Array, "count dim"], Float[Array, " count"]]:
+        """The draws of `sample_many` with log q of each; `frozen`: the parameters of log q (not of z) are constants.
+
+        For families whose own draws are cheaper to weigh than other points are.
+        """
+        z = self.sample_many(key, count)
+        return z, (frozen_copy(self) if frozen else self).log_prob_many(z)
+
 
 class AbstractTransport(AbstractFamily):
     """A family whose draws are a map of standard normal noise of the same length, z = g_phi(eps).
@@ -65,9 +84,12 @@ class AbstractTransport(AbstractFamily):
     def sample(self, key: PRNGKeyArray) -> Float[Array, " dim"]:
         return self.transport(jax.random.normal(key, (self.dim,)))
 
+    def noise(self, key: PRNGKeyArray, count: int) -> Float[Array, "count dim"]:
+        """The noise of `sample_many`."""
+        return jax.random.normal(key, (count * self.dim,)).reshape(count, self.dim)
+
     def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count dim"]:
-        eps = jax.random.normal(key, (count * self.dim,))
-        return jax.vmap(self.transport)(eps.reshape(count, self.dim))
+        return jax.vmap(self.transport)(self.noise(key, count))
 
 
 class Batch(eqx.Module):
@@ -106,3 +128,10 @@ class Batch(eqx.Module):
     def log_prob_many(self, z: Float[Array, "count data dim"]) -> Float[Array, "count data"]:
         """log q(z_i | x_i) of each draw for its own datum."""
         return eqx.filter_vmap(lambda q, zs: q.log_prob_many(zs), in_axes=(0, 1), out_axes=1)(self.family, z)
+
+    def sample_and_log_prob_many(
+        self, key: PRNGKeyArray, count: int, *, frozen: bool = False
+    ) -> tuple[Float[Array, "count data dim"], Float[Array, "count data"]]:
+        """As of one family, for each datum."""
+        z = self.sample_many(key, count)
+        return z, (frozen_copy(self) if frozen else self).log_prob_many(z)

@@ -14,6 +14,8 @@ from qphi.draws import Pool
 from qphi.errors import InputError
 from qphi.families import (
     AbstractFamily,
+    AutoregressiveFlow,
+    CouplingFlow,
     DiagonalGaussian,
     DrivenGaussian,
     FullRankGaussian,
@@ -35,7 +37,16 @@ RECORD, ARRAYS = "posterior.json", "posterior.safetensors"
 KEPT_DRAWS = 4000  # of a q without a pool
 _FAMILIES: dict[str, type[AbstractFamily]] = {
     kind.__name__: kind
-    for kind in (DiagonalGaussian, DrivenGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT)
+    for kind in (
+        AutoregressiveFlow,
+        CouplingFlow,
+        DiagonalGaussian,
+        DrivenGaussian,
+        FullRankGaussian,
+        GaussianMixture,
+        LowRankGaussian,
+        StudentT,
+    )
 }
 
 
@@ -43,7 +54,7 @@ _FAMILIES: dict[str, type[AbstractFamily]] = {
 def save_posterior(posterior: Posterior, folder: Path) -> None:
     """posterior.safetensors first, then posterior.json, which makes it a posterior; each whole or not at all.
 
-    Raises InputError for a q that is not one of qphi's Gaussian families: its code cannot be saved.
+    Raises InputError for a q that is not one of qphi's own families: its code cannot be saved.
     """
     kind = type(posterior.q).__name__
     if kind not in _FAMILIES:

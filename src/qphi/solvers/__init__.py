@@ -1,6 +1,26 @@
-"""How phi moves. A new solver is one file here, an export, and a line in the tests' registry."""
+"""How phi moves: noisy solvers (stochastic gradients) and exact ones (on fixed draws). A new one is one file here, an
+export, and a line in the tests' registry."""
 
 from qphi.solvers.base import AbstractNoisySolver, AbstractSolver, Problem, StepInfo
+from qphi.solvers.exact import AbstractExactSolver, AbstractGaussianSolver
 from qphi.solvers.gradient import StochasticGradient
+from qphi.solvers.laplace import Laplace
+from qphi.solvers.match import BatchAndMatch
+from qphi.solvers.mean_field import MeanField
+from qphi.solvers.newton import Newton
+from qphi.solvers.pathfinder import Pathfinder
 
-__all__ = ["AbstractNoisySolver", "AbstractSolver", "Problem", "StepInfo", "StochasticGradient"]
+__all__ = [
+    "AbstractExactSolver",
+    "AbstractGaussianSolver",
+    "AbstractNoisySolver",
+    "AbstractSolver",
+    "BatchAndMatch",
+    "Laplace",
+    "MeanField",
+    "Newton",
+    "Pathfinder",
+    "Problem",
+    "StepInfo",
+    "StochasticGradient",
+]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+import math
 import time
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import solve_triangular
 
+from qphi.errors import InputError
+from qphi.noise import fixed_draws
 from qphi.targets.oracle import Oracle
 
-__all__ = ["AbstractExactSolver", "Gaussian", "nearest", "solve"]
+__all__ = ["AbstractExactSolver", "AbstractGaussianSolver", "Fit", "Gaussian", "nearest", "solve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +47,53 @@ def nearest(parts: tuple[Gaussian, ...], z: Float[np.ndarray, "points dim"]) -> 
     return np.argmax([-0.5 * q.radius(z) - q.entropy for q in parts], axis=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A Gaussian, its ELBO on the solver's draws (nats; -inf before there is one), and how far the solver still is.
+
+    `residual` is that of the equations which the solver solves, scaled to the length of its next full step in
+    posterior sds.
+    """
+
+    q: Gaussian
+    elbo: float = -math.inf
+    residual: float = math.inf
+
+
 S = TypeVar("S")
+F = TypeVar("F", bound=Fit)
 
 
+@dataclasses.dataclass(frozen=True)
 class AbstractExactSolver(abc.ABC, Generic[S]):
     """A rule that improves a Gaussian on draws that are fixed, and knows when it is done.
 
     It runs on the host and asks an `Oracle` for what it needs, so nothing of it is compiled and any step may end it.
+    `eps`: the fixed noise, as of `qphi.noise.fixed_draws`; made as needed where it is None.
     """
+
+    eps: Float[np.ndarray, "draws dim"] | None = None
+
+    @abc.abstractmethod
+    def count(self, dim: int) -> int:
+        """How many draws are made where none were given; even."""
+
+    def draws(self, dim: int) -> Float[np.ndarray, "draws dim"]:
+        """`eps`, or draws that are the same in every fit. Raises InputError where `eps` is of other dimensions."""
+        if self.eps is None:
+            return _same_draws(self.count(dim), dim)
+        if self.eps.ndim != 2 or self.eps.shape[1] != dim:
+            raise InputError(
+                f"eps of {type(self).__name__} has shape {self.eps.shape}; rows of {dim} numbers, the target's "
+                "dimensions, are needed. Leave it out, so that draws are made."
+            )
+        return self.eps
+
+    def with_draws(self, random: np.random.Generator, dim: int) -> AbstractExactSolver[S]:
+        """The same with draws made with `random`, where it has none."""
+        if self.eps is not None:
+            return self
+        return dataclasses.replace(self, eps=fixed_draws(random, self.count(dim), dim))
 
     @abc.abstractmethod
     def init(self, oracle: Oracle, start: Any) -> S:
@@ -67,6 +110,27 @@ class AbstractExactSolver(abc.ABC, Generic[S]):
     @abc.abstractmethod
     def answer(self, state: S) -> Gaussian | None:
         """The best Gaussian so far; None when there is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractGaussianSolver(AbstractExactSolver[F]):
+    """An exact solver that starts from a Gaussian and whose state is a `Fit`: what an automatic fit can be made with.
+
+    It has converged when the residual is at most `tolerance`. `uses_hessians`: whether the target has to have them.
+    """
+
+    tolerance: float = 1e-3
+    uses_hessians: ClassVar[bool] = False
+
+    def answer(self, state: F) -> Gaussian | None:
+        return state.q if state.elbo > -math.inf else None
+
+
+@functools.lru_cache(maxsize=8)
+def _same_draws(count: int, dim: int) -> Float[np.ndarray, "draws dim"]:
+    eps = fixed_draws(np.random.default_rng(0), count, dim)
+    eps.setflags(write=False)
+    return eps
 
 
 def solve(

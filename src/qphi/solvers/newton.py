@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
-from qphi.solvers.exact import AbstractExactSolver, Gaussian
+from qphi.solvers.exact import AbstractGaussianSolver, Fit, Gaussian
 from qphi.targets.oracle import Oracle
 
 __all__ = ["Newton", "NewtonState"]
@@ -17,25 +18,22 @@ __all__ = ["Newton", "NewtonState"]
 _TOLERATED_FALL = 0.1  # nats
 
 
-@dataclasses.dataclass(frozen=True)
-class NewtonState:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NewtonState(Fit):
     """An accepted Gaussian with the means over its draws, and how the next step is damped.
 
     `residual` is the length of the natural gradient: how far the next full step would go, in posterior sds.
     """
 
-    q: Gaussian
     precision: Float[np.ndarray, "dim dim"]
-    elbo: float = -math.inf
     gradient: Float[np.ndarray, " dim"] | None = None
     hessian: Float[np.ndarray, "dim dim"] | None = None
-    residual: float = math.inf
     damping: float = 1.0
     halvings: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Newton(AbstractExactSolver[NewtonState]):
+class Newton(AbstractGaussianSolver[NewtonState]):
     """Natural-gradient steps of a full-rank Gaussian with exact Hessians (Price's theorem), damped by halving.
 
     With g and H the means over the draws of the gradient and Hessian of log p at z = m + C eps,
@@ -47,18 +45,23 @@ class Newton(AbstractExactSolver[NewtonState]):
     losing more than 0.1 nat of the ELBO on the draws, or gains more than that; else rho is halved. (Price's identity
     holds on average, not on the draws: near the end their ELBO and their moments disagree about the last hundredths of
     a nat, and it is the moments that are to vanish.) rho = 1 is exact in one step when log p is quadratic. Invariant to
-    affine maps of z. `eps`: fixed noise, as of `qphi.noise.fixed_draws`, of at least 2 dim rows.
+    affine maps of z. `eps` should have at least 2 dim rows.
 
     Sources: Opper & Archambeau (2009); Khan & Rue (2023, arXiv 2107.04562); Giordano et al. (2024) for fixed draws.
     """
 
-    eps: Float[np.ndarray, "draws dim"]
-    tolerance: float = 1e-3
     most_halvings: int = 12
+    uses_hessians: ClassVar[bool] = True
+
+    def count(self, dim: int) -> int:
+        """4 dim draws while they are cheap. Above 64 dimensions fewer than can be whitened will do: their mean
+        gradient and Hessian are exact for a Gaussian target all the same, being antithetic, and a Hessian costs `dim`
+        products."""
+        return max(64, 4 * dim) if dim <= 64 else 128 if dim <= 300 else 64
 
     def init(self, oracle: Oracle, start: Gaussian) -> NewtonState:
         inverse = solve_triangular(start.tril, np.eye(oracle.dim), lower=True)
-        return NewtonState(start, inverse.T @ inverse)
+        return NewtonState(start, precision=inverse.T @ inverse)
 
     def step(self, oracle: Oracle, state: NewtonState) -> NewtonState:
         if state.gradient is None or state.hessian is None:
@@ -83,12 +86,9 @@ class Newton(AbstractExactSolver[NewtonState]):
     def finished(self, state: NewtonState) -> bool:
         return state.residual <= self.tolerance or state.halvings > self.most_halvings
 
-    def answer(self, state: NewtonState) -> Gaussian | None:
-        return state.q if state.gradient is not None else None
-
     def _look(self, oracle: Oracle, q: Gaussian, precision: Float[np.ndarray, "dim dim"]) -> NewtonState | None:
         """The state at q, or None where something is not finite."""
-        value, gradient, hessian = oracle.mean_curvature(q.transport(self.eps))
+        value, gradient, hessian = oracle.mean_curvature(q.transport(self.draws(oracle.dim)))
         if not (math.isfinite(value) and np.isfinite(gradient).all() and np.isfinite(hessian).all()):
             return None
         with np.errstate(all="ignore"):
@@ -97,7 +97,7 @@ class Newton(AbstractExactSolver[NewtonState]):
             residual = math.sqrt(float(slope @ slope) + 0.5 * float(np.sum(excess**2)))
         if not math.isfinite(residual):
             return None
-        return NewtonState(q, precision, value + q.entropy, gradient, hessian, residual)
+        return NewtonState(q, value + q.entropy, residual, precision=precision, gradient=gradient, hessian=hessian)
 
 
 def _blend(state: NewtonState, hessian: Float[np.ndarray, "dim dim"], rho: float) -> Float[np.ndarray, "dim dim"]:

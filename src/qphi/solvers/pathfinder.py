@@ -13,8 +13,9 @@ from scipy.linalg import LinAlgError, cholesky
 from qphi.solvers.exact import AbstractExactSolver, Gaussian
 from qphi.targets.oracle import Oracle
 
-__all__ = ["Path", "Pathfinder"]
+__all__ = ["Path", "Pathfinder", "advance", "path_from"]
 
+_DRAWS = 6  # that score a place on a path
 _SUFFICIENT = 1e-4  # Armijo's constant
 _CURVATURE = 1e-10  # least cosine of the angle between a step and its change of gradient
 _SHORTEST = 1e-14  # share of a full step
@@ -114,6 +115,16 @@ class Path:
         return -self.inverse.times(self.slope)
 
     @property
+    def trial(self) -> Float[np.ndarray, " dim"]:
+        """Where to look next."""
+        return self.place if self.slope is None else self.place + self.stride * self.full_step
+
+    @property
+    def stuck(self) -> bool:
+        """Whether steps have become too short to matter."""
+        return self.stride < _SHORTEST
+
+    @property
     def decrement(self) -> float:
         """Nats that a full step promises."""
         return math.inf if self.slope is None else 0.5 * float(self.slope @ self.inverse.times(self.slope))
@@ -137,30 +148,32 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
     step above that, and in fixed draws. Source: Zhang, Carpenter, Gelman & Vehtari (JMLR 2022, arXiv 2108.03782).
     """
 
-    eps: Float[np.ndarray, "draws dim"]
     tolerance: float = 1e-6
 
+    def count(self, dim: int) -> int:
+        return _DRAWS
+
     def init(self, oracle: Oracle, start: Float[np.ndarray, "starts dim"]) -> list[Path]:
-        kind = _Dense if oracle.dim <= _MOST_DENSE else _Limited
-        return [Path(np.array(z), kind(oracle.dim)) for z in start]
+        return [path_from(np.array(z)) for z in start]
 
     def step(self, oracle: Oracle, state: list[Path]) -> list[Path]:
         going = [path for path in state if not self._ended(path)]
-        trials = [path.place if path.slope is None else path.place + path.stride * path.full_step for path in going]
+        trials = [path.trial for path in going]
         due = [path for path in going if path.due or (path.updates > path.scored and self._climbed(path))]
         scored = [(path, q) for path in due if (q := self._gaussian(path)) is not None]
         for path in due:
             path.scored = path.updates
-        draws = [q.transport(self.eps) for _, q in scored]
+        eps = self.draws(oracle.dim)
+        draws = [q.transport(eps) for _, q in scored]
         with np.errstate(all="ignore"):
             values, gradients = oracle.gradients(np.concatenate([np.array(trials), *draws]))
-            for (path, q), log_p in zip(scored, values[len(going) :].reshape(-1, len(self.eps)), strict=True):
+            for (path, q), log_p in zip(scored, values[len(going) :].reshape(-1, len(eps)), strict=True):
                 elbo = float(np.mean(log_p)) + q.entropy
                 if elbo > path.best_elbo:  # False for NaN
                     path.best, path.best_elbo = q, elbo
             for path, trial, value, gradient in zip(going, trials, values, gradients, strict=False):
                 if not self._climbed(path):
-                    _advance(path, trial, -float(value), -gradient)
+                    advance(path, trial, -float(value), -gradient)
         return state
 
     def finished(self, state: list[Path]) -> bool:
@@ -170,7 +183,7 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
         return max(state, key=lambda path: path.best_elbo).best
 
     def _climbed(self, path: Path) -> bool:
-        return path.decrement <= self.tolerance or path.stride < _SHORTEST
+        return path.decrement <= self.tolerance or path.stuck
 
     def _ended(self, path: Path) -> bool:
         return self._climbed(path) and path.scored == path.updates
@@ -182,7 +195,12 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
             return None
 
 
-def _advance(path: Path, trial: Float[np.ndarray, " dim"], energy: float, slope: Float[np.ndarray, " dim"]) -> None:
+def path_from(place: Float[np.ndarray, " dim"]) -> Path:
+    """A climb before its first look."""
+    return Path(place, (_Dense if len(place) <= _MOST_DENSE else _Limited)(len(place)))
+
+
+def advance(path: Path, trial: Float[np.ndarray, " dim"], energy: float, slope: Float[np.ndarray, " dim"]) -> None:
     """Accept the trial, or shorten the stride."""
     finite = math.isfinite(energy) and bool(np.isfinite(slope).all())
     path.steps += 1

@@ -34,7 +34,7 @@ from qphi.checks.weighted import (
 from qphi.importance import ImportanceWeights
 from qphi.modes import EFFORTS, PATH_STEPS, Effort, Search, climb, fit_modes, fit_wide, follow, probe, seek_more
 from qphi.noise import generator
-from qphi.solvers.exact import Gaussian, nearest
+from qphi.solvers.exact import AbstractGaussian, Gaussian, nearest
 from qphi.solvers.newton import Newton, NewtonState
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
@@ -55,7 +55,7 @@ class Inference:
     `z` with `weights` (summing to one) are unconstrained; `values` the same draws, named and constrained.
     """
 
-    parts: tuple[Gaussian, ...]
+    parts: tuple[AbstractGaussian, ...]
     shares: Float[np.ndarray, " parts"]
     z: Float[np.ndarray, "draws dim"]
     weights: Float[np.ndarray, " draws"]
@@ -121,8 +121,8 @@ class _Weighed:
         return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
 
 
-def _weigh(search: Search, parts: tuple[Gaussian, ...], shares: Float[np.ndarray, " parts"]) -> _Weighed:
-    proposal = Proposal(np.array([q.mean for q in parts]), np.array([q.tril for q in parts]), shares)
+def _weigh(search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"]) -> _Weighed:
+    proposal = Proposal(parts, shares)
     draws = proposal.draw(search.random, search.effort.pairs)
     log_p, log_q = search.oracle.values(draws.z), proposal.log_gaussian(draws.z)
     check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
@@ -169,7 +169,7 @@ def _conclude(search: Search) -> Inference:
     )
     search.findings = (
         *search.findings,
-        remote(oracle, best.q.mean, _widest(best.q), "the widest direction of the fit"),
+        remote(oracle, best.q.mean, best.q.widest, "the widest direction of the fit"),
     )
     judgement = by_weights(case, weighed.check, moments)
     z, weights, made_by = weighed.z, weighed.weights, "importance weights"
@@ -256,11 +256,6 @@ def _with_tails(moved: Moments, weighted: Moments) -> Moments:
         for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
     )
     return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
-
-
-def _widest(q: Gaussian) -> Float[np.ndarray, " dim"]:
-    """The direction of largest variance."""
-    return np.linalg.svd(q.tril)[0][:, 0]
 
 
 def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:

@@ -148,7 +148,7 @@ def fit_wide(search: Search) -> None:
     if not search.fits or dim > _NESTED_DIM or search.late:
         return
     q = search.fits[0].q
-    if np.sqrt(np.sum(q.tril**2, axis=1)).max() > 1 / _NARROW:
+    if q.sd.max() > 1 / _NARROW:
         return  # as wide as that already, give or take
     solver = Newton(fixed_draws(search.random, _newton_draws(dim), dim))
     wide = Gaussian(q.mean, np.eye(dim))

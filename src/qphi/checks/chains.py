@@ -7,10 +7,9 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import solve_triangular
 from scipy.special import ndtri
 
-from qphi.solvers.exact import Gaussian
+from qphi.solvers.exact import AbstractGaussian
 from qphi.targets.oracle import Oracle
 
 __all__ = ["Ensemble", "worst_rhat"]
@@ -22,7 +21,7 @@ _MOST_LEAPS = 64
 
 @dataclasses.dataclass
 class Ensemble:
-    """Chains of Hamiltonian Monte Carlo, each in the coordinates of one fitted Gaussian, z = mean + tril u, in step.
+    """Chains of Hamiltonian Monte Carlo, each in the coordinates of one fitted Gaussian, z = mean + C u, in step.
 
     All share one step size, which learns from their mean acceptance while `rate` > 0; nothing else is shared, so the
     chains are independent. Trajectory lengths and steps are jittered, so that no orbit closes and narrow places are
@@ -30,7 +29,7 @@ class Ensemble:
     (2022) for many short chains.
     """
 
-    parts: tuple[Gaussian, ...]
+    parts: tuple[AbstractGaussian, ...]
     part_of: Int[np.ndarray, " chains"]
     u: Float[np.ndarray, "chains dim"]
     log_step: float
@@ -40,12 +39,12 @@ class Ensemble:
 
     @staticmethod
     def at(
-        parts: tuple[Gaussian, ...], part_of: Int[np.ndarray, " chains"], z: Float[np.ndarray, "chains dim"]
+        parts: tuple[AbstractGaussian, ...], part_of: Int[np.ndarray, " chains"], z: Float[np.ndarray, "chains dim"]
     ) -> Ensemble:
         """Chains at z before their first move."""
         u = np.empty_like(z)
         for c, q in enumerate(parts):
-            u[part_of == c] = solve_triangular(q.tril, (z[part_of == c] - q.mean).T, lower=True).T
+            u[part_of == c] = q.whiten(z[part_of == c])
         return Ensemble(parts, part_of, u, math.log(0.7 * u.shape[1] ** -0.25))
 
     @property
@@ -89,7 +88,7 @@ class Ensemble:
         value, gradient = oracle.gradients(self._transport(u))
         slope = np.empty_like(gradient)
         for c, q in enumerate(self.parts):
-            slope[self.part_of == c] = gradient[self.part_of == c] @ q.tril
+            slope[self.part_of == c] = q.pull(gradient[self.part_of == c])
         return value, slope
 
 

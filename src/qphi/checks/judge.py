@@ -10,7 +10,7 @@ import numpy as np
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
 from qphi.checks.weighted import Moments, WeightCheck, believable
-from qphi.solvers.exact import Gaussian
+from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
 __all__ = ["Circumstances", "Judgement", "by_chains", "by_weights"]
@@ -33,7 +33,7 @@ _TAILS = "report medians and quantiles of the values marked, whose means or sds 
 class Circumstances:
     """What a judgement needs to know of how the fit went. `fitted_elbo` and `converged` are the best mode's."""
 
-    q: Gaussian
+    q: AbstractGaussian
     modes: int
     converged: bool
     fitted_elbo: float
@@ -128,8 +128,8 @@ def _doubtful(mean_ok: np.ndarray, sd_ok: np.ndarray) -> str:
     return f"the tails leave {np.sum(~mean_ok)} mean(s) and {np.sum(~sd_ok)} sd(s) uncertain"
 
 
-def _unconverged(q: Gaussian) -> str:
-    scale = np.sqrt(np.sum(q.tril**2, axis=1))
+def _unconverged(q: AbstractGaussian) -> str:
+    scale = q.sd
     widest = int(np.argmax(scale))
     if scale[widest] < _FLAT:
         return "the fit has not converged"

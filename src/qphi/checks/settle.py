@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from qphi.checks.chains import Ensemble, worst_rhat
 from qphi.checks.weighted import flattened, noisy, weighted_moments
 from qphi.noise import systematic
-from qphi.solvers.exact import Gaussian, nearest
+from qphi.solvers.exact import AbstractGaussian, nearest
 from qphi.targets.oracle import Oracle
 
 __all__ = ["Settling", "settle"]
@@ -47,7 +47,7 @@ class Settling:
 
 def settle(
     oracle: Oracle,
-    parts: tuple[Gaussian, ...],
+    parts: tuple[AbstractGaussian, ...],
     z: Float[np.ndarray, "draws dim"],
     weights: Float[np.ndarray, " draws"],
     random: np.random.Generator,

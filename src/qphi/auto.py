@@ -4,6 +4,7 @@ CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws)
 PROBE   more climbs, from far outside what was found
+        (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 CORRECT short Markov chains from the weighted draws, where the weights do not suffice
 JUDGE   one word, and one for each mean and sd
@@ -16,7 +17,7 @@ import math
 import time
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from qphi.checks.judge import Circumstances, Judgement, by_chains, by_weights
 from qphi.checks.preflight import Finding, preflight, remote
@@ -32,10 +33,12 @@ from qphi.checks.weighted import (
     weighted_moments,
 )
 from qphi.importance import ImportanceWeights
+from qphi.many import fit_many, sized
 from qphi.modes import EFFORTS, PATH_STEPS, Effort, Search, climb, fit_modes, fit_wide, follow, probe, seek_more
 from qphi.noise import generator
-from qphi.solvers.exact import AbstractGaussian, Gaussian, nearest
+from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.solvers.newton import Newton, NewtonState
+from qphi.solvers.spiked import MeanField
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
@@ -81,10 +84,16 @@ def infer(
 
     Raises InputError where no start has a finite density.
     """
-    search = Search(oracle, generator(key), key, effort, deadline)
+    search = Search(oracle, generator(key), key, sized(effort, oracle.dim), deadline)
     with search.stage("preflight"):
         starts, tried = dispersed_starts(oracle, search.random, effort.starts, key)
         search.findings = preflight(oracle, tried, search.random)
+    if oracle.dim > MOST_DENSE:
+        with search.stage("fit"):
+            fit_many(search, starts[: max(2, effort.starts // 2)])
+        if not search.fits:
+            search.fits.append(MeanField.unfitted(starts[0]))
+        return _conclude(search)
     with search.stage("start"):
         paths = climb(search, starts, PATH_STEPS)
     with search.stage("fit"):
@@ -111,6 +120,7 @@ class _Weighed:
 
     shares: Float[np.ndarray, " parts"]
     z: Float[np.ndarray, "draws dim"]
+    is_gaussian: Bool[np.ndarray, " draws"]
     weights: Float[np.ndarray, " draws"]
     excess: Float[np.ndarray, " draws"]  # of each raw log weight over the log of their smoothed mean
     check: WeightCheck
@@ -130,7 +140,7 @@ def _weigh(search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np
     # raw: smoothing takes the few that stand out for noise
     with np.errstate(invalid="ignore"):  # both infinite: no excess
         excess = log_p - draws.log_r - check.log_evidence
-    return _Weighed(shares, draws.z, weights, excess, check, importance)
+    return _Weighed(shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
 
 
 def _weigh_fits(search: Search) -> _Weighed:
@@ -145,7 +155,7 @@ def _conclude(search: Search) -> Inference:
     with search.stage("check"):
         weighed = _weigh_fits(search)
         for _ in range(_FOLLOWED):
-            if not (weighed.usable and follow(search, weighed.z, weighed.excess)):
+            if not (weighed.usable and oracle.dim <= MOST_DENSE and follow(search, weighed.z, weighed.excess)):
                 break
             seek_more(search)
             weighed = _weigh_fits(search)
@@ -165,7 +175,8 @@ def _conclude(search: Search) -> Inference:
         late=search.late,
         modes_left=search.modes_left,
         largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
-        thorough=effort is EFFORTS["thorough"],
+        thorough=effort.always_chains,
+        shares_known=oracle.dim <= MOST_DENSE or weighed.check.ess > _TELLING_ESS,
     )
     search.findings = (
         *search.findings,
@@ -184,11 +195,13 @@ def _conclude(search: Search) -> Inference:
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
     if weighed.usable and wanted and not search.late:
         with search.stage("correct"):
+            # where a few draws have all the weight, chains begin at draws of q: dispersed
+            even = oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains
             settling = settle(
                 oracle,
                 parts,
                 weighed.z,
-                weighed.weights,
+                weighed.is_gaussian.astype(float) if even else weighed.weights,
                 search.random,
                 chains=effort.chains,
                 most_moves=effort.most_moves,

@@ -30,6 +30,7 @@ from qphi.families import (
     FullRankGaussian,
     GaussianMixture,
     LowRankGaussian,
+    SpikedGaussian,
     StudentT,
 )
 from qphi.loop import Progress, drive, start
@@ -37,6 +38,7 @@ from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
 from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
+from qphi.solvers.exact import AbstractGaussian, Spiked
 from qphi.status import Status
 from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, as_target, finite_start
@@ -51,7 +53,6 @@ PARTICLES = 16  # per step, door 1
 SCORING_PARTICLES = 512  # per check, the same draws at each
 CHECK_EVERY = 200
 MAX_STEPS = 50_000
-MOST_FULL_RANK = 1000  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,10 +140,10 @@ def fit(
     with double():
         target = as_target(model, *args, supports=supports, example=example, **kwargs)
         by_hand = family is not None or bound is not None or particles is not None or solver is not None
-        if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
+        if not by_hand and max_steps is None:
             _refuse("an automatic fit", watch=watch)
             return _infer(target, key, effort, max_time)
-        _refuse("stochastic gradients, which a family, bound, solver, budget or the dimension asked for",
+        _refuse("stochastic gradients, which a family, bound, solver or budget asked for",
                 effort=effort != "standard")  # fmt: skip
         bound = bound or ELBO(PARTICLES if particles is None else particles)
         return _fit_posterior(target, key, family or "mean-field", bound, solver, max_steps, max_time, watch)
@@ -217,12 +218,9 @@ def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: flo
     began = time.monotonic()
     deadline = math.inf if max_time is None else began + max_time
     found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline)
-    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in found.parts])) for name in ("mean", "tril"))
-    one = len(found.parts) == 1
-    q = FullRankGaussian(means[0], trils[0]) if one else GaussianMixture(jnp.log(found.shares), means, trils)
     late = time.monotonic() >= deadline
     return Posterior(
-        q,
+        _family_of(found.parts, found.shares),
         target,
         Status.MAX_TIME if late else Status.CONVERGED,
         found.importance,
@@ -233,6 +231,16 @@ def _infer(target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: flo
         evaluations=found.evaluations,
         stages=found.stages,
     )
+
+
+def _family_of(parts: tuple[AbstractGaussian, ...], shares: np.ndarray) -> AbstractFamily:
+    heaviest = parts[int(np.argmax(shares))]
+    if isinstance(heaviest, Spiked):  # of several, only the heaviest: in many dimensions shares are not known
+        excess = jnp.asarray(heaviest.spikes - 1)
+        mean, scale, directions = (jnp.asarray(getattr(heaviest, n)) for n in ("mean", "scale", "directions"))
+        return SpikedGaussian(mean, jnp.log(scale), directions, excess)
+    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in parts])) for name in ("mean", "tril"))
+    return FullRankGaussian(means[0], trils[0]) if len(parts) == 1 else GaussianMixture(jnp.log(shares), means, trils)
 
 
 def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> AbstractFamily:

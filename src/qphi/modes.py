@@ -15,9 +15,10 @@ from scipy.special import logsumexp
 
 from qphi.checks.preflight import Finding
 from qphi.noise import fixed_draws
-from qphi.solvers.exact import Gaussian, solve
+from qphi.solvers.exact import AbstractGaussian, Gaussian, solve
 from qphi.solvers.newton import Newton, NewtonState, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
+from qphi.solvers.spiked import MeanFieldState
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
 
@@ -76,7 +77,9 @@ class Search:
     effort: Effort
     deadline: float
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
-    fits: list[NewtonState] = dataclasses.field(default_factory=list)  # one for each mode, the best first
+    fits: list[NewtonState | MeanFieldState] = dataclasses.field(
+        default_factory=list
+    )  # one for each mode, the best first
     newton_steps: int = 0
     findings: tuple[Finding, ...] = ()
     modes_left: bool = False  # the last round of starts still found modes
@@ -168,7 +171,7 @@ def _keep(search: Search, fit: NewtonState) -> None:
     search.fits[:] = [fit for fit in search.fits if fit.elbo > best - _NEGLIGIBLE]
 
 
-def _same(q: Gaussian, other: Gaussian) -> bool:
+def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
     """Whether the one's mean lies where the other has its mass, and they are about as large."""
     d = len(q.mean)
     reach = d + 6 * math.sqrt(2 * d) + 9

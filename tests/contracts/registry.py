@@ -18,6 +18,7 @@ from qphi.families import (
     FromNumPyro,
     FullRankGaussian,
     LowRankGaussian,
+    SpikedGaussian,
     StandardNormal,
     StudentT,
 )
@@ -45,6 +46,10 @@ FAMILIES: dict[str, FamilyCase] = {
     "FullRankGaussian": FamilyCase(FullRankGaussian, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]]}),
     "LowRankGaussian": FamilyCase(
         LowRankGaussian, {"mean": [0.4, -1.0], "factor": [[0.8], [-0.5]], "log_scale": [-0.6, 0.3]}
+    ),
+    "SpikedGaussian": FamilyCase(
+        SpikedGaussian,
+        {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3], "directions": [[0.6], [-0.7]], "excess": [-0.5]},
     ),
     "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),

@@ -41,6 +41,7 @@ class Circumstances:
     modes_left: bool  # further starts kept finding modes
     largest_log_weight: float  # raw, over the log of the mean weight, nats
     thorough: bool
+    shares_known: bool = True  # the weights tell how much mass each mode has
 
     @property
     def advice(self) -> str:
@@ -101,6 +102,9 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
     reasons = _modes(case)
     if case.modes_left:
         return Judgement(Trust.UNRELIABLE, (_MORE_MODES, *reasons), case.advice)
+    if case.modes > 1 and not case.shares_known:
+        reasons.append("in so many dimensions importance weights do not tell how much of the mass each mode has")
+        return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
     if not settling.settled:
         reasons.append(f"{said}, have not settled (R-hat {settling.rhat:.2f}, drift {settling.drift:.2f} sd)")
         return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
@@ -121,7 +125,8 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
 def _modes(case: Circumstances) -> list[str]:
     if case.modes == 1:
         return []
-    return [f"{case.modes} modes were found; their weights come from importance sampling"]
+    come = "; their weights come from importance sampling" if case.shares_known else ""
+    return [f"{case.modes} modes were found{come}"]
 
 
 def _doubtful(mean_ok: np.ndarray, sd_ok: np.ndarray) -> str:

@@ -12,7 +12,15 @@ import numpy as np
 
 from qphi.draws import Pool
 from qphi.errors import InputError
-from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT
+from qphi.families import (
+    AbstractFamily,
+    DiagonalGaussian,
+    FullRankGaussian,
+    GaussianMixture,
+    LowRankGaussian,
+    SpikedGaussian,
+    StudentT,
+)
 from qphi.importance import ImportanceWeights
 from qphi.posterior import Posterior
 from qphi.precision import in_double
@@ -26,7 +34,8 @@ __all__ = ["RECORD", "load_posterior", "save_posterior"]
 RECORD, ARRAYS = "posterior.json", "posterior.safetensors"
 KEPT_DRAWS = 4000  # of a q without a pool
 _FAMILIES: dict[str, type[AbstractFamily]] = {
-    kind.__name__: kind for kind in (DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, StudentT)
+    kind.__name__: kind
+    for kind in (DiagonalGaussian, FullRankGaussian, GaussianMixture, LowRankGaussian, SpikedGaussian, StudentT)
 }
 
 

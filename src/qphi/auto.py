@@ -193,6 +193,7 @@ def _conclude(search: Search) -> Inference:
         "residual": best.residual,
     }
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
+    wanted &= case.shares_known or len(parts) == 1  # else no number of moves would make the draws usable
     if weighed.usable and wanted and not search.late:
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed

@@ -102,9 +102,6 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
     reasons = _modes(case)
     if case.modes_left:
         return Judgement(Trust.UNRELIABLE, (_MORE_MODES, *reasons), case.advice)
-    if case.modes > 1 and not case.shares_known:
-        reasons.append("in so many dimensions importance weights do not tell how much of the mass each mode has")
-        return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
     if not settling.settled:
         reasons.append(f"{said}, have not settled (R-hat {settling.rhat:.2f}, drift {settling.drift:.2f} sd)")
         return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
@@ -125,8 +122,9 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
 def _modes(case: Circumstances) -> list[str]:
     if case.modes == 1:
         return []
-    come = "; their weights come from importance sampling" if case.shares_known else ""
-    return [f"{case.modes} modes were found{come}"]
+    known = "their weights come from importance sampling"
+    unknown = "importance weights are too uneven to tell how much of the mass each has"
+    return [f"{case.modes} modes were found; {known if case.shares_known else unknown}"]
 
 
 def _doubtful(mean_ok: np.ndarray, sd_ok: np.ndarray) -> str:

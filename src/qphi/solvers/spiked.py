@@ -19,6 +19,7 @@ __all__ = ["MeanField", "MeanFieldState", "add_spikes"]
 _LONGEST = 1.0  # change of a log scale in one step: a quadratic model knows nothing of scales further off
 _RECENTRED = 1.0  # change of a log scale after which curvature is learned anew
 _STEPS_KEPT = 20  # before that
+_IMPROPER = 1e12  # sd of a coordinate that nothing holds
 _NUDGE = 1e-3  # sds: of central differences of gradients
 _MOST_VECTORS = 120  # of Lanczos
 _LOOK_EVERY = 10  # of them
@@ -102,7 +103,7 @@ class MeanField(AbstractExactSolver[MeanFieldState]):
         return state
 
     def finished(self, state: MeanFieldState) -> bool:
-        return state.residual <= self.tolerance or state.descent.stuck
+        return state.residual <= self.tolerance or state.descent.stuck or float(np.max(state.q.scale)) > _IMPROPER
 
     def answer(self, state: MeanFieldState) -> Spiked | None:
         return state.q if state.descent.slope is not None else None

@@ -217,7 +217,7 @@ def _write_table(rows: list[dict[str, Any]], load: float) -> None:
     before, rest = text.split("<!-- table -->")
     _, after = rest.split("<!-- end of table -->")
     note = f"Load of the machine when it began: {load:.1f}; above the number of cores, seconds are those of a busy one."
-    table = markdown(HEADER, map(_cells, rows))
+    table = markdown(HEADER, map(_cells, sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["dim"]))))
     path.write_text(f"{before}<!-- table -->\n{table}\n\n{note}\n<!-- end of table -->{after}", encoding="utf-8")
     print(f"wrote {path}")
 
@@ -230,7 +230,7 @@ def _plot(rows: list[dict[str, Any]], smoke: bool) -> None:
     for plot, column, title in zip(plots, ("seconds", "peak_mb"), ("seconds", "peak memory, MB"), strict=True):
         theme.style(plot, title=title)
         for model, colour in zip(MODELS, (theme.ACCENT, theme.SECOND), strict=True):
-            found = [row for row in rows if row["model"] == model and column in row]
+            found = sorted((r for r in rows if r["model"] == model and column in r), key=lambda r: r["dim"])
             plot.loglog([r["dim"] for r in found], [r[column] for r in found], "o-", color=colour, label=model)
         plot.set_xlabel("dimensions")
         plot.legend(frameon=False)

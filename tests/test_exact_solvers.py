@@ -12,6 +12,7 @@ import pytest
 import qphi
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
+from qphi.solvers.descent import Dense, Limited
 from qphi.solvers.exact import Gaussian, solve
 from qphi.solvers.laplace import Laplace
 from qphi.solvers.match import BatchAndMatch, matched
@@ -192,12 +193,10 @@ def test_the_oracle_counts_and_splits_and_agrees_with_autodiff():
 
 
 def test_both_memories_of_curvature_satisfy_the_secant_equation():
-    from qphi.solvers.pathfinder import _Dense, _Limited
-
     random = np.random.default_rng(0)
     root = random.standard_normal((6, 6))
     hessian = root @ root.T + np.eye(6)
-    dense, limited = _Dense(6), _Limited(6)
+    dense, limited = Dense(6), Limited(6)
     moves = random.standard_normal((3, 6))
     for moved in moves:
         change = hessian @ moved

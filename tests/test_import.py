@@ -23,6 +23,7 @@ draws bounds
 summary stopping solvers
 checks
 modes
+many
 auto posterior
 loop
 autoencoders minibatch

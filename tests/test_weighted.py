@@ -12,11 +12,12 @@ from scipy import stats
 from qphi.checks.proposal import Proposal
 from qphi.checks.weighted import check_weights, weighted_moments
 from qphi.noise import generator
+from qphi.solvers.exact import Gaussian
 
 
 def checked(log_p, mean, tril, pairs=4096, seed=0):
     """Draws, check and weights of one Gaussian against a log density of rows."""
-    proposal = Proposal(np.asarray(mean)[None], np.asarray(tril)[None], np.ones(1))
+    proposal = Proposal((Gaussian(np.asarray(mean), np.asarray(tril)),), np.ones(1))
     draws = proposal.draw(generator(jax.random.key(seed)), pairs)
     check, weights = check_weights(log_p(draws.z), draws.log_r, proposal.log_gaussian(draws.z), draws.is_gaussian)
     return draws, check, weights
@@ -27,9 +28,8 @@ GAUSSIAN = stats.multivariate_normal(MEAN, TRIL @ TRIL.T)
 
 
 def test_the_proposals_density_integrates_to_one_and_is_the_one_drawn_from():
-    means = np.array([[-3.0], [2.0]])
-    trils = np.array([[[0.5]], [[1.5]]])
-    proposal = Proposal(means, trils, np.array([0.3, 0.7]))
+    parts = (Gaussian(np.array([-3.0]), np.array([[0.5]])), Gaussian(np.array([2.0]), np.array([[1.5]])))
+    proposal = Proposal(parts, np.array([0.3, 0.7]))
     grid = np.linspace(-60, 60, 200_001)[:, None]
     density = np.exp(proposal.log_prob(grid))
     assert np.trapezoid(density, grid[:, 0]) == pytest.approx(1, abs=1e-3)

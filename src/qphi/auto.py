@@ -4,6 +4,7 @@ CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, or the exact solver that was given)
 PROBE   more climbs, from far outside what was found
+        (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
@@ -18,7 +19,7 @@ import time
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from qphi.checks.judge import Circumstances, Judgement, by_chains, by_weights
 from qphi.checks.preflight import Finding, preflight, remote, saturated
@@ -34,6 +35,7 @@ from qphi.checks.weighted import (
     weighted_moments,
 )
 from qphi.importance import ImportanceWeights
+from qphi.many import fit_many, sized
 from qphi.modes import (
     EFFORTS,
     PATH_STEPS,
@@ -49,8 +51,17 @@ from qphi.modes import (
 )
 from qphi.noise import generator
 from qphi.solvers.driven import MOST_DRIVEN, Driven, WarpedOracle, fit_driven
-from qphi.solvers.exact import AbstractExactSolver, AbstractGaussianSolver, Fit, Gaussian, nearest
+from qphi.solvers.exact import (
+    MOST_DENSE,
+    AbstractExactSolver,
+    AbstractGaussian,
+    AbstractGaussianSolver,
+    Fit,
+    Gaussian,
+    nearest,
+)
 from qphi.solvers.pathfinder import Pathfinder
+from qphi.solvers.spiked import SpikedMeanField
 from qphi.targets.oracle import AbstractOracle, Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
@@ -71,7 +82,7 @@ class Inference:
     `z` with `weights` (summing to one) are unconstrained; `values` the same draws, named and constrained.
     """
 
-    parts: tuple[Gaussian, ...]
+    parts: tuple[AbstractGaussian, ...]
     shares: Float[np.ndarray, " parts"]
     z: Float[np.ndarray, "draws dim"]
     weights: Float[np.ndarray, " draws"]
@@ -115,7 +126,7 @@ def explore(
 
     Raises InputError where no start has a finite density.
     """
-    search = Search(oracle, generator(key), key, effort, deadline)
+    search = Search(oracle, generator(key), key, sized(effort, oracle.dim), deadline)
     if isinstance(solver, Pathfinder):
         search.climber, search.solver = solver, AsClimbed()
     elif isinstance(solver, AbstractGaussianSolver):
@@ -123,6 +134,12 @@ def explore(
     with search.stage("preflight"):
         starts, tried = dispersed_starts(oracle, search.random, effort.starts, key)
         search.findings = preflight(oracle, tried, search.random)
+    if oracle.dim > MOST_DENSE:
+        with search.stage("fit"):
+            fit_many(search, starts[: max(2, effort.starts // 2)])
+        if not search.fits:
+            search.fits.append(SpikedMeanField.unfitted(starts[0]))
+        return search
     with search.stage("start"):
         paths = climb(search, starts, PATH_STEPS)
     with search.stage("fit"):
@@ -149,6 +166,7 @@ class _Weighed:
 
     shares: Float[np.ndarray, " parts"]
     z: Float[np.ndarray, "draws dim"]
+    is_gaussian: Bool[np.ndarray, " draws"]
     weights: Float[np.ndarray, " draws"]
     excess: Float[np.ndarray, " draws"]  # of each raw log weight over the log of their smoothed mean
     check: WeightCheck
@@ -160,9 +178,9 @@ class _Weighed:
 
 
 def _weigh(
-    search: Search, parts: tuple[Gaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
+    search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
 ) -> _Weighed:
-    proposal = Proposal(np.array([q.mean for q in parts]), np.array([q.tril for q in parts]), shares)
+    proposal = Proposal(parts, shares)
     draws = proposal.draw(search.random, search.effort.pairs)
     log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
     check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
@@ -170,7 +188,7 @@ def _weigh(
     # raw: smoothing takes the few that stand out for noise
     with np.errstate(invalid="ignore"):  # both infinite: no excess
         excess = log_p - draws.log_r - check.log_evidence
-    return _Weighed(shares, draws.z, weights, excess, check, importance)
+    return _Weighed(shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
 
 
 def _weigh_fits(search: Search) -> _Weighed:
@@ -191,7 +209,7 @@ def _conclude(search: Search) -> Inference:
     judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
     search.findings = (
         *search.findings,
-        remote(search.oracle, case.q.mean, _widest(case.q), "the widest direction of the fit"),
+        remote(search.oracle, case.q.mean, case.q.widest, "the widest direction of the fit"),
     )
     z, weights, made_by = weighed.z, weighed.weights, "importance weights"
     numbers = {
@@ -203,13 +221,16 @@ def _conclude(search: Search) -> Inference:
         "residual": assessed.residual,
     }
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
+    wanted &= case.shares_known or case.modes == 1  # else no number of moves would make the draws usable
     if weighed.usable and wanted and not search.late:
         with search.stage("correct"):
+            # where a few draws have all the weight, chains begin at draws of q: dispersed
+            even = search.oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains
             settling = settle(
                 oracle,
                 assessed.parts,
                 weighed.z,
-                weighed.weights,
+                weighed.is_gaussian.astype(float) if even else weighed.weights,
                 search.random,
                 chains=effort.chains,
                 most_moves=effort.most_moves,
@@ -274,7 +295,7 @@ class _Assessed:
     """Weighted draws in the coordinates of `oracle`, and what they say."""
 
     oracle: AbstractOracle
-    parts: tuple[Gaussian, ...]
+    parts: tuple[AbstractGaussian, ...]
     weighed: _Weighed
     values: dict[str, np.ndarray]
     moments: Moments
@@ -286,7 +307,7 @@ class _Assessed:
 def _assess_fits(search: Search) -> _Assessed:
     weighed = _weigh_fits(search)
     for _ in range(_FOLLOWED):
-        if not (weighed.usable and follow(search, weighed.z, weighed.excess)):
+        if not (weighed.usable and search.oracle.dim <= MOST_DENSE and follow(search, weighed.z, weighed.excess)):
             break
         seek_more(search)
         weighed = _weigh_fits(search)
@@ -303,13 +324,14 @@ def _assess_fits(search: Search) -> _Assessed:
         late=search.late,
         modes_left=search.modes_left,
         largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
-        thorough=search.effort is EFFORTS["thorough"],
+        thorough=search.effort.always_chains,
+        shares_known=search.oracle.dim <= MOST_DENSE or weighed.check.ess > _TELLING_ESS,
     )
     return _assess(search.oracle, parts, weighed, case, best.residual)
 
 
 def _assess(
-    oracle: AbstractOracle, parts: tuple[Gaussian, ...], weighed: _Weighed, case: Circumstances, residual: float
+    oracle: AbstractOracle, parts: tuple[AbstractGaussian, ...], weighed: _Weighed, case: Circumstances, residual: float
 ) -> _Assessed:
     values = oracle.constrained(weighed.z)
     columns = flattened(values)
@@ -327,7 +349,7 @@ def _bend(search: Search, plain: _Assessed) -> _Assessed:
     d = search.oracle.dim
     if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
         return plain
-    fit = fit_driven(search.oracle, search.fits[0].q, search.random, deadline=search.deadline)
+    fit = fit_driven(search.oracle, search.gaussians[0], search.random, deadline=search.deadline)
     if fit is None:
         return plain
     oracle = WarpedOracle(search.oracle, fit.warp)
@@ -364,11 +386,6 @@ def _with_tails(moved: Moments, weighted: Moments) -> Moments:
         for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
     )
     return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
-
-
-def _widest(q: Gaussian) -> Float[np.ndarray, " dim"]:
-    """The direction of largest variance."""
-    return np.linalg.svd(q.tril)[0][:, 0]
 
 
 def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:

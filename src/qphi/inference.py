@@ -34,6 +34,7 @@ from qphi.families import (
     FullRankGaussian,
     GaussianMixture,
     LowRankGaussian,
+    SpikedGaussian,
     StudentT,
 )
 from qphi.loop import Progress, drive, start
@@ -43,7 +44,7 @@ from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
 from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, Problem, StochasticGradient
-from qphi.solvers.exact import Gaussian
+from qphi.solvers.exact import MOST_DENSE, Gaussian, Spiked
 from qphi.status import Status
 from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, SubsampledTarget, as_target, finite_start
@@ -62,7 +63,6 @@ SCORING_PARTICLES = 512  # per check, the same draws at each
 CHECK_EVERY = 200
 MAX_STEPS = 50_000
 TOWERS = 20.0  # p over q, times the evidence
-MOST_FULL_RANK = 1000  # dimensions: above, d^2 numbers and d Hessian products a draw are too many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,15 +168,15 @@ def fit(
         by_hand = family is not None or bound is not None or particles is not None or noisy is not None
         if exact is not None:
             _refuse("an exact solver", family=family, bound=bound, particles=particles, max_steps=max_steps)
-            if target.dim > MOST_FULL_RANK:
+            if target.dim > MOST_DENSE:
                 raise InputError(
-                    f"{type(exact).__name__} fits full-rank Gaussians, of at most {MOST_FULL_RANK} dimensions; the "
+                    f"{type(exact).__name__} fits full-rank Gaussians, of at most {MOST_DENSE} dimensions; the "
                     f"target has {target.dim}. Leave solver out, or give a StochasticGradient."
                 )
-        if not by_hand and max_steps is None and target.dim <= MOST_FULL_RANK:
+        if not by_hand and max_steps is None:
             _refuse("an automatic fit", watch=watch)
             return _infer(target, key, effort, max_time, exact)
-        _refuse("stochastic gradients, which a family, bound, solver, budget or the dimension asked for",
+        _refuse("stochastic gradients, which a family, bound, solver or budget asked for",
                 effort=effort != "standard")  # fmt: skip
         if isinstance(family, AbstractFlow) or (isinstance(family, str) and family in FLOWS):
             bound = bound or StickingTheLanding(FLOW_PARTICLES if particles is None else particles)
@@ -269,16 +269,16 @@ def _fit_flow(
     others: list[Gaussian] = []
     if isinstance(family, AbstractFlow):
         flow = family
-    elif target.dim > MOST_FULL_RANK:
+    elif target.dim > MOST_DENSE:
         raise InputError(
-            f"family={family!r} begins at a full-rank Gaussian, of at most {MOST_FULL_RANK} dimensions; the target has "
+            f"family={family!r} begins at a full-rank Gaussian, of at most {MOST_DENSE} dimensions; the target has "
             f"{target.dim}. Use 'low-rank' or 'mean-field', or give a flow to start from."
         )
     else:
         flow = FLOWS[family].around(jnp.zeros(target.dim), jnp.eye(target.dim), key=flow_key)  # refuses first
         deadline = math.inf if max_time is None else began + max_time
-        fits = explore(Oracle(target), start_key, effort=EFFORTS["quick"], deadline=deadline).fits
-        best, *others = (fit.q for fit in fits)
+        search = explore(Oracle(target), start_key, effort=EFFORTS["quick"], deadline=deadline)
+        best, *others = search.gaussians
         flow = dataclasses.replace(flow, mean=jnp.asarray(best.mean), tril=jnp.asarray(best.tril))
     if flow.dim != target.dim:
         raise InputError(f"The flow is over {flow.dim} dimensions, the target over {target.dim}. Give a matching one.")
@@ -335,12 +335,16 @@ def _infer(
 def _family_of(found: Inference) -> AbstractFamily:
     if found.warp is not None:
         return DrivenGaussian(**{name: jnp.asarray(a) for name, a in vars(found.warp).items()})
-    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in found.parts])) for name in ("mean", "tril"))
-    return (
-        FullRankGaussian(means[0], trils[0])
-        if len(found.parts) == 1
-        else GaussianMixture(jnp.log(found.shares), means, trils)
-    )
+    parts = found.parts
+    heaviest = parts[int(np.argmax(found.shares))]
+    if isinstance(heaviest, Spiked):  # of several, only the heaviest: in many dimensions shares are not known
+        excess = jnp.asarray(heaviest.spikes - 1)
+        mean, scale, directions = (jnp.asarray(getattr(heaviest, n)) for n in ("mean", "scale", "directions"))
+        return SpikedGaussian(mean, jnp.log(scale), directions, excess)
+    means, trils = (jnp.asarray(np.array([getattr(q, name) for q in parts])) for name in ("mean", "tril"))
+    if len(parts) == 1:
+        return FullRankGaussian(means[0], trils[0])
+    return GaussianMixture(jnp.log(found.shares), means, trils)
 
 
 def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> AbstractFamily:

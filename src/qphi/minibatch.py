@@ -200,7 +200,7 @@ def _pilot(target: SubsampledTarget, key: PRNGKeyArray) -> Gaussian:
             f"No Gaussian could be fitted to {count} rows of the data: the posterior may be improper. Look at it with "
             "subsample_size left out, and fewer data."
         )
-    return search.fits[0].q
+    return search.gaussians[0]
 
 
 def _centred(target: SubsampledTarget, pilot: Gaussian) -> Gaussian:

@@ -15,9 +15,10 @@ from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
 from qphi.checks.preflight import Finding
-from qphi.solvers.exact import AbstractGaussianSolver, Fit, Gaussian, solve
+from qphi.solvers.exact import AbstractGaussian, AbstractGaussianSolver, Fit, Gaussian, solve
 from qphi.solvers.newton import Newton, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
+from qphi.solvers.spiked import SpikedFit
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
 
@@ -96,10 +97,15 @@ class Search:
     stages: dict[str, float] = dataclasses.field(default_factory=dict)
     climber: Pathfinder = dataclasses.field(default_factory=Pathfinder)
     solver: AbstractGaussianSolver[Any] = dataclasses.field(default_factory=Newton)
-    fits: list[Fit] = dataclasses.field(default_factory=list)  # one for each mode, the best first
+    fits: list[Fit | SpikedFit] = dataclasses.field(default_factory=list)  # one for each mode, the best first
     solver_steps: int = 0
     findings: tuple[Finding, ...] = ()
     modes_left: bool = False  # the last round of starts still found modes
+
+    @property
+    def gaussians(self) -> list[Gaussian]:
+        """Those of the fits, at most 1,000 dimensions."""
+        return [fit.q for fit in self.fits if isinstance(fit.q, Gaussian)]
 
     @property
     def late(self) -> bool:
@@ -168,7 +174,7 @@ def fit_wide(search: Search) -> None:
     if not search.fits or dim > _NESTED_DIM or search.late:
         return
     q = search.fits[0].q
-    if np.sqrt(np.sum(q.tril**2, axis=1)).max() > 1 / _NARROW:
+    if q.sd.max() > 1 / _NARROW:
         return  # as wide as that already, give or take
     solver = search.solver.with_draws(search.random, dim)
     wide = Gaussian(q.mean, np.eye(dim))
@@ -188,7 +194,7 @@ def _keep(search: Search, fit: Fit) -> None:
     search.fits[:] = [fit for fit in search.fits if fit.elbo > best - _NEGLIGIBLE]
 
 
-def _same(q: Gaussian, other: Gaussian) -> bool:
+def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
     """Whether the one's mean lies where the other has its mass, and they are about as large."""
     d = len(q.mean)
     reach = d + 6 * math.sqrt(2 * d) + 9

@@ -23,6 +23,7 @@ from qphi.families import (
     FullRankGaussian,
     GaussianMixture,
     LowRankGaussian,
+    SpikedGaussian,
     StandardNormal,
     StudentT,
 )
@@ -77,6 +78,10 @@ FAMILIES: dict[str, FamilyCase] = {
             "scale_drive": [[0.0, 0.0], [0.7, -0.2]],
             "shift_drive": [[0.0, 0.0], [0.3, 0.5]],
         },
+    ),
+    "SpikedGaussian": FamilyCase(
+        SpikedGaussian,
+        {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3], "directions": [[0.6], [-0.7]], "excess": [-0.5]},
     ),
     "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
     "GaussianMixture": FamilyCase(

@@ -10,7 +10,7 @@ import numpy as np
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
 from qphi.checks.weighted import Moments, WeightCheck, believable
-from qphi.solvers.exact import Gaussian
+from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
 __all__ = ["Circumstances", "Judgement", "by_chains", "by_weights"]
@@ -33,7 +33,7 @@ _TAILS = "report medians and quantiles of the values marked, whose means or sds 
 class Circumstances:
     """What a judgement needs to know of how the fit went. `fitted_elbo` and `converged` are the best mode's."""
 
-    q: Gaussian
+    q: AbstractGaussian
     modes: int
     converged: bool
     fitted_elbo: float
@@ -41,6 +41,7 @@ class Circumstances:
     modes_left: bool  # further starts kept finding modes
     largest_log_weight: float  # raw, over the log of the mean weight, nats
     thorough: bool
+    shares_known: bool = True  # the weights tell how much mass each mode has
 
     @property
     def advice(self) -> str:
@@ -121,15 +122,17 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
 def _modes(case: Circumstances) -> list[str]:
     if case.modes == 1:
         return []
-    return [f"{case.modes} modes were found; their weights come from importance sampling"]
+    known = "their weights come from importance sampling"
+    unknown = "importance weights are too uneven to tell how much of the mass each has"
+    return [f"{case.modes} modes were found; {known if case.shares_known else unknown}"]
 
 
 def _doubtful(mean_ok: np.ndarray, sd_ok: np.ndarray) -> str:
     return f"the tails leave {np.sum(~mean_ok)} mean(s) and {np.sum(~sd_ok)} sd(s) uncertain"
 
 
-def _unconverged(q: Gaussian) -> str:
-    scale = np.sqrt(np.sum(q.tril**2, axis=1))
+def _unconverged(q: AbstractGaussian) -> str:
+    scale = q.sd
     widest = int(np.argmax(scale))
     if scale[widest] < _FLAT:
         return "the fit has not converged"

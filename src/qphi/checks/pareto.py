@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -43,7 +44,7 @@ def smooth_log_weights(log_w: Float[np.ndarray, " draws"]) -> tuple[Float[np.nda
     excess = np.exp(log_w[tail] - top) - math.exp(cutoff - top)
     if excess[-1] <= 1e-12:  # constant: no tail to speak of
         return log_w, -math.inf
-    shape, scale = _fit_pareto(np.maximum(excess, 1e-300))
+    shape, scale = map(float, _fit_pareto(np.maximum(excess, 1e-300)))
     probabilities = (np.arange(count) + 0.5) / count
     with np.errstate(over="ignore"):  # an infinite quantile is cut at the largest weight
         quantiles = math.exp(cutoff - top) + _pareto_quantiles(probabilities, shape, scale)
@@ -59,37 +60,36 @@ def tail_shape(ratios: Float[np.ndarray, "draws *columns"]) -> Float[np.ndarray,
     """
     flat = np.asarray(ratios, np.float64).reshape(len(ratios), -1)
     count = tail_size(len(flat))
-    shapes = np.empty(flat.shape[1])
-    for i, column in enumerate(flat.T):
-        if not np.isfinite(column).all():
-            shapes[i] = math.inf
-            continue
-        top = np.partition(column, -count - 1)[-count - 1 :]
-        top.sort()
-        if top[-1] <= top[0] * (1 + 1e-12) or top[-1] <= 0:
-            shapes[i] = -math.inf
-            continue
-        shapes[i], _ = _fit_pareto(np.maximum((top[1:] - top[0]) / top[-1], 1e-300))
+    shapes = np.full(flat.shape[1], -math.inf)
+    finite = np.isfinite(flat).all(axis=0)
+    shapes[~finite] = math.inf
+    top = np.sort(np.partition(flat, -count - 1, axis=0)[-count - 1 :], axis=0)
+    with np.errstate(invalid="ignore"):
+        spread = finite & (top[-1] > top[0] * (1 + 1e-12)) & (top[-1] > 0)
+    top = top[:, spread]
+    if top.size:
+        shapes[spread], _ = _fit_pareto(np.maximum((top[1:] - top[0]) / top[-1], 1e-300))
     return shapes.reshape(np.shape(ratios)[1:])
 
 
-def _fit_pareto(excess: Float[np.ndarray, " tail"]) -> tuple[float, float]:
+def _fit_pareto(excess: Float[np.ndarray, "tail *columns"]) -> tuple[Any, Any]:
     """Shape and scale of a generalised Pareto distribution, by the empirical Bayes estimate of Zhang & Stephens (2009).
 
-    theta = shape / scale on a grid weighted by its profile likelihood; then the shape is shrunk towards 1/2.
+    A number each, or one for each column. theta = shape / scale on a grid weighted by its profile likelihood; then the
+    shape is shrunk towards 1/2.
     """
-    x = np.sort(excess)
-    n = x.size
+    x = np.sort(excess, axis=0)
+    n = len(x)
     points = 30 + int(math.sqrt(n))
     quarter = x[int(n / 4 + 0.5) - 1]
     grid = 1 - np.sqrt(points / (np.arange(1, points + 1) - 0.5))
-    theta = grid / (3 * quarter) + 1 / x[-1]
-    shapes = np.mean(np.log1p(-theta[:, None] * x), axis=1)
+    theta = np.array([step / (3 * quarter) + 1 / x[-1] for step in grid])
+    shapes = np.array([np.mean(np.log1p(-row * x), axis=0) for row in theta])
     profile = n * (np.log(-theta / shapes) - shapes - 1)
-    weights = np.exp(profile - profile.max())
-    weights /= weights.sum()
-    estimate = np.sum(theta * weights)
-    shape = float(np.mean(np.log1p(-estimate * x)))
+    weights = np.exp(profile - profile.max(axis=0))
+    weights /= weights.sum(axis=0)
+    estimate = np.sum(theta * weights, axis=0)
+    shape = np.mean(np.log1p(-estimate * x), axis=0)
     scale = -shape / estimate
     return (n * shape + _PRIOR_DRAWS * _PRIOR_SHAPE) / (n + _PRIOR_DRAWS), scale
 

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.linalg import solve_triangular
 from scipy.special import gammaln, logsumexp
 
 from qphi.noise import stratified_normal
+from qphi.solvers.exact import AbstractGaussian
 
 __all__ = ["Draws", "Proposal"]
 
@@ -39,25 +39,24 @@ class Proposal:
     mean, so draws come in reflected pairs, which lifts any skewness that is odd (Pozza, Durante & Szabo 2026).
     """
 
-    means: Float[np.ndarray, "components dim"]
-    trils: Float[np.ndarray, "components dim dim"]
+    parts: tuple[AbstractGaussian, ...]
     shares: Float[np.ndarray, " components"]
 
     @property
     def dim(self) -> int:
         """Length of z."""
-        return self.means.shape[1]
+        return len(self.parts[0].mean)
 
     def draw(self, random: np.random.Generator, pairs: int) -> Draws:
         """`pairs` reflected pairs, stratified over components and parts."""
         blocks, gaussian = [], []
-        for mean, tril, share in zip(self.means, self.trils, self.shares, strict=True):
+        for q, share in zip(self.parts, self.shares, strict=True):
             for part, degrees, inflation in self._parts:
                 count = max(1, round(pairs * share * part))
                 u = stratified_normal(random, count, self.dim) * inflation
                 if math.isfinite(degrees):
                     u *= np.sqrt(degrees / random.chisquare(degrees, count))[:, None]
-                blocks.append((u @ tril.T, mean))
+                blocks.append((q.stretch(u), q.mean))
                 gaussian.append(np.full(count, not math.isfinite(degrees)))
         z = np.concatenate([mean + step for step, mean in blocks] + [mean - step for step, mean in blocks])
         return Draws(z, self.log_prob(z), np.tile(np.concatenate(gaussian), 2))
@@ -88,9 +87,8 @@ class Proposal:
         return ((0.5, math.inf, 1.0), (0.4, max(7.0, self.dim / 2), 1.0), (0.1, max(3.0, self.dim / 4), 1.5))
 
     def _standardised(self, z):
-        for mean, tril, share in zip(self.means, self.trils, self.shares, strict=True):
-            u = solve_triangular(tril, (z - mean).T, lower=True, check_finite=False)
-            yield np.sum(u**2, axis=0), np.sum(np.log(np.abs(np.diag(tril)))), share
+        for q, share in zip(self.parts, self.shares, strict=True):
+            yield q.radius(z), q.log_det, share
 
 
 def _log_t(radius: Float[np.ndarray, " draws"], degrees: float, dim: int) -> Float[np.ndarray, " draws"]:

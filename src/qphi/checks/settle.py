@@ -8,11 +8,12 @@ import time
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import ndtri
 
 from qphi.checks.chains import Ensemble, worst_rhat
 from qphi.checks.weighted import flattened, noisy, weighted_moments
 from qphi.noise import systematic
-from qphi.solvers.exact import Gaussian, nearest
+from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
 __all__ = ["Settling", "settle"]
@@ -21,6 +22,8 @@ _WARM_MOVES = 24  # in which the step size is learned
 _THIN = 4  # moves between two recorded states
 _FIRST_STATES, _FEWEST_STATES = 16, 8
 _RHAT, _DRIFT = 1.05, 0.1
+_NUMBERS = 2**25  # of recorded states: 256 MB
+_BLOCK = 512  # columns measured at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Settling:
 
 def settle(
     oracle: AbstractOracle,
-    parts: tuple[Gaussian, ...],
+    parts: tuple[AbstractGaussian, ...],
     z: Float[np.ndarray, "draws dim"],
     weights: Float[np.ndarray, " draws"],
     random: np.random.Generator,
@@ -62,7 +65,8 @@ def settle(
     """
     start = z[systematic(random, weights, chains)]
     part_of = nearest(parts, start)
-    ensemble = Ensemble.at(parts, part_of, start)
+    many = oracle.dim > MOST_DENSE
+    ensemble = Ensemble.at(parts, part_of, start, turning=many)
     for i in range(_WARM_MOVES):
         ensemble.rate = 0.5 / math.sqrt(1 + i / 4)
         ensemble.move(oracle, random)
@@ -70,19 +74,23 @@ def settle(
             return None
     ensemble.rate = 0.0
     states: list[np.ndarray] = []
-    wanted = _FIRST_STATES
+    # a Gaussian turned by a random angle has forgotten more, and the worst of many columns needs longer chains
+    wanted, thin = (3 * _FIRST_STATES // 2, _THIN // 2) if many else (_FIRST_STATES, _THIN)
+    most_states = max(_FIRST_STATES, _NUMBERS // (chains * oracle.dim))
     while True:
         while len(states) < wanted and time.monotonic() <= deadline:
-            for _ in range(_THIN):
+            for _ in range(thin):
                 ensemble.move(oracle, random)
             states.append(ensemble.z)
+            if len(states) > most_states:  # every other one, twice as far apart
+                states, thin, wanted = states[1::2], 2 * thin, wanted // 2
         if len(states) < _FEWEST_STATES:
             return None
         late = np.array(states[len(states) // 2 :])
         values = oracle.constrained(late.reshape(-1, oracle.dim))
         rhat, drift = _measured(flattened(values).reshape(len(late), chains, -1), part_of)
         found = Settling(late.reshape(-1, oracle.dim), values, chains, ensemble.moves, ensemble.accepted, rhat, drift)
-        spent = len(states) < wanted or ensemble.moves + _THIN * len(states) > most_moves
+        spent = len(states) < wanted or ensemble.moves + thin * len(states) > most_moves
         if spent:
             return found
         if found.settled:
@@ -96,10 +104,19 @@ def _measured(
     draws: Float[np.ndarray, "times chains columns"], part_of: Int[np.ndarray, " chains"]
 ) -> tuple[float, float]:
     """R-hat and drift, within the chains of each mode: chains of different modes never meet, and need not."""
-    rhat, drift = 1.0, 0.0
-    draws = draws[:, :, np.ptp(draws, axis=(0, 1)) > 0]
-    if not draws.size:  # nothing moves: nothing has been forgotten
+    moving = np.flatnonzero(np.ptp(draws, axis=(0, 1)) > 0)
+    if not moving.size:  # nothing moves: nothing has been forgotten
         return math.inf, math.inf
+    blocks = np.array_split(moving, -(-moving.size // _BLOCK))
+    chance = max(3.0, -float(ndtri(0.01 / moving.size)))  # standard errors that the largest of so many may reach
+    rhats, drifts = zip(*(_measured_block(draws[:, :, block], part_of, chance) for block in blocks), strict=True)
+    return max(rhats), max(drifts)
+
+
+def _measured_block(
+    draws: Float[np.ndarray, "times chains columns"], part_of: Int[np.ndarray, " chains"], chance: float
+) -> tuple[float, float]:
+    rhat, drift = 1.0, 0.0
     for c in np.unique(part_of):
         own = draws[:, part_of == c]
         if own.shape[1] < 4:
@@ -109,5 +126,5 @@ def _measured(
         # in ranks, scaled to the sd of a uniform: heavy tails have no say
         ranks = own.reshape(count, -1).argsort(axis=0).argsort(axis=0).reshape(own.shape) / count * math.sqrt(12)
         moved = np.abs(ranks[:half].mean(axis=(0, 1)) - ranks[half:].mean(axis=(0, 1)))
-        drift = max(drift, float(np.max(moved - 3 * math.sqrt(4 / count), initial=0.0)))
+        drift = max(drift, float(np.max(moved - chance * math.sqrt(4 / count), initial=0.0)))
     return rhat, drift

@@ -8,6 +8,7 @@ from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardN
 from qphi.families.kl import has_kl, kl_divergence, register_kl
 from qphi.families.low_rank import LowRankGaussian
 from qphi.families.mixture import GaussianMixture
+from qphi.families.spiked import SpikedGaussian
 from qphi.families.student import StudentT
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FullRankGaussian",
     "GaussianMixture",
     "LowRankGaussian",
+    "SpikedGaussian",
     "StandardNormal",
     "StudentT",
     "as_family",

@@ -21,6 +21,7 @@ from qphi.families import (
     FullRankGaussian,
     GaussianMixture,
     LowRankGaussian,
+    SpikedGaussian,
     StudentT,
 )
 from qphi.importance import ImportanceWeights
@@ -45,6 +46,7 @@ _FAMILIES: dict[str, type[AbstractFamily]] = {
         FullRankGaussian,
         GaussianMixture,
         LowRankGaussian,
+        SpikedGaussian,
         StudentT,
     )
 }

@@ -21,6 +21,7 @@ from qphi.families import AbstractFamily
 from qphi.importance import ImportanceWeights
 from qphi.noise import checked_key, generator
 from qphi.precision import in_double
+from qphi.solvers.exact import MOST_DENSE
 from qphi.status import Status
 from qphi.summary import DRAWS, SHOWN_ROWS, Summary, draws_for, exact_moments, summarise, summarise_pool
 from qphi.targets import NumPyroTarget
@@ -174,7 +175,8 @@ class Posterior:
 
         `starts` are draws of the posterior on the unconstrained scale, (chains, *shape) each, for
         `MCMC(...).run(..., init_params=starts)`; `options` have the covariance of the unconstrained draws as a dense
-        mass matrix: `NUTS(model, **options)`. Raises InputError for a target without named sites.
+        mass matrix, above 1,000 dimensions its diagonal: `NUTS(model, **options)`. Raises InputError for a target
+        without named sites.
         """
         checked_key(key)
         sites = getattr(self.target, "sites", ())
@@ -191,8 +193,11 @@ class Posterior:
             block = z[rows, begin : begin + site.size]
             starts[site.name] = jax.numpy.asarray(block.reshape(chains, *site.unconstrained_shape))
             begin += site.size
-        covariance = np.atleast_2d(np.cov(z.T, aweights=weights))
         names = tuple(site.name for site in sites)
+        if self.target.dim > MOST_DENSE:
+            variances = jax.numpy.asarray(weights @ (z - weights @ z) ** 2)
+            return starts, {"dense_mass": False, "inverse_mass_matrix": {names: variances}}
+        covariance = np.atleast_2d(np.cov(z.T, aweights=weights))
         return starts, {"dense_mass": [names], "inverse_mass_matrix": {names: jax.numpy.asarray(covariance)}}
 
     def plot(self) -> Any:

@@ -1,4 +1,4 @@
-"""Solvers without noise: what they are, and the loop that drives them."""
+"""Solvers without noise: what they are, the Gaussians that they answer with, and the loop that drives them."""
 
 from __future__ import annotations
 
@@ -17,32 +17,148 @@ from qphi.errors import InputError
 from qphi.noise import fixed_draws
 from qphi.targets.oracle import Oracle
 
-__all__ = ["AbstractExactSolver", "AbstractGaussianSolver", "Fit", "Gaussian", "nearest", "solve"]
+__all__ = [
+    "MOST_DENSE",
+    "AbstractExactSolver",
+    "AbstractGaussian",
+    "AbstractGaussianSolver",
+    "Fit",
+    "Gaussian",
+    "Spiked",
+    "nearest",
+    "solve",
+]
+
+
+MOST_DENSE = 1000  # dimensions: above, no matrix has a row and a column for each
+_POWERS = 100  # of the covariance
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
-    """N(mean, tril tril') on the host."""
+class AbstractGaussian(abc.ABC):
+    """N(mean, C C') on the host, z = mean + C eps; a subclass says what C is and how it is applied to rows."""
 
     mean: Float[np.ndarray, " dim"]
-    tril: Float[np.ndarray, "dim dim"]
+
+    @property
+    @abc.abstractmethod
+    def log_det(self) -> float:
+        """log |det C|."""
+
+    @property
+    @abc.abstractmethod
+    def sd(self) -> Float[np.ndarray, " dim"]:
+        """Marginal standard deviations, the root of the diagonal of C C'."""
+
+    @property
+    @abc.abstractmethod
+    def widest(self) -> Float[np.ndarray, " dim"]:
+        """The direction of largest variance, of length 1."""
+
+    @abc.abstractmethod
+    def stretch(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
+        """C eps of each row."""
+
+    @abc.abstractmethod
+    def pull(self, gradient: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        """C' g of each row: the gradient with respect to eps of what has the gradient g with respect to z."""
+
+    @abc.abstractmethod
+    def whiten(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        """C^-1 (z - mean) of each row: the inverse of `transport`."""
 
     @property
     def entropy(self) -> float:
         """H = log |det C| + d/2 (1 + log 2 pi), nats."""
-        d = len(self.mean)
-        return float(np.sum(np.log(np.abs(np.diag(self.tril)))) + 0.5 * d * (1 + np.log(2 * np.pi)))
+        return self.log_det + 0.5 * len(self.mean) * (1 + math.log(2 * math.pi))
 
     def transport(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
         """z = mean + C eps of each row."""
-        return self.mean + eps @ self.tril.T
+        return self.mean + self.stretch(eps)
 
     def radius(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         """|C^-1 (z - mean)|^2 of each row: chi-squared of q's own draws."""
-        return np.sum(solve_triangular(self.tril, (z - self.mean).T, lower=True, check_finite=False) ** 2, axis=0)
+        return np.sum(self.whiten(z) ** 2, axis=1)
 
 
-def nearest(parts: tuple[Gaussian, ...], z: Float[np.ndarray, "points dim"]) -> Int[np.ndarray, " points"]:
+@dataclasses.dataclass(frozen=True)
+class Gaussian(AbstractGaussian):
+    """Full rank: C = tril, lower triangular."""
+
+    tril: Float[np.ndarray, "dim dim"]
+
+    @property
+    def log_det(self) -> float:
+        return float(np.sum(np.log(np.abs(np.diag(self.tril)))))
+
+    @property
+    def sd(self) -> Float[np.ndarray, " dim"]:
+        return np.sqrt(np.sum(self.tril**2, axis=1))
+
+    @property
+    def widest(self) -> Float[np.ndarray, " dim"]:
+        return np.linalg.svd(self.tril)[0][:, 0]
+
+    def stretch(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
+        return eps @ self.tril.T
+
+    def pull(self, gradient: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        return gradient @ self.tril
+
+    def whiten(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        return solve_triangular(self.tril, (z - self.mean).T, lower=True, check_finite=False).T
+
+
+@dataclasses.dataclass(frozen=True)
+class Spiked(AbstractGaussian):
+    """Diagonal but for a few directions: C = D (I + V (A - I) V'), D = diag(scale), V'V = I, A = diag(spikes) > 0.
+
+    In units of `scale` the covariance is the identity, but for variances spikes^2 along the columns of V (the spiked
+    covariance model of Johnstone 2001). Every operation on a row costs O(dim rank); nothing has dim^2 numbers.
+    """
+
+    scale: Float[np.ndarray, " dim"]
+    directions: Float[np.ndarray, "dim rank"]
+    spikes: Float[np.ndarray, " rank"]
+
+    @staticmethod
+    def diagonal(mean: Float[np.ndarray, " dim"], scale: Float[np.ndarray, " dim"]) -> Spiked:
+        """N(mean, diag(scale)^2): no spikes."""
+        return Spiked(mean, scale, np.zeros((len(mean), 0)), np.zeros(0))
+
+    @property
+    def log_det(self) -> float:
+        return float(np.sum(np.log(self.scale)) + np.sum(np.log(self.spikes)))
+
+    @property
+    def sd(self) -> Float[np.ndarray, " dim"]:
+        return self.scale * np.sqrt(1 + self.directions**2 @ (self.spikes**2 - 1))
+
+    @property
+    def widest(self) -> Float[np.ndarray, " dim"]:
+        # by the power method, from the widest coordinate; near enough when two directions are as wide as each other
+        v = self.scale * (self.scale == self.scale.max())
+        for _ in range(_POWERS):
+            v = self.stretch(self.pull(v[None]))[0]
+            v /= np.linalg.norm(v)
+        return v
+
+    def rotate(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
+        """(I + V (A - I) V') eps of each row: draws in units of `scale`."""
+        return eps + ((eps @ self.directions) * (self.spikes - 1)) @ self.directions.T
+
+    def stretch(self, eps: Float[np.ndarray, "draws dim"]) -> Float[np.ndarray, "draws dim"]:
+        return self.scale * self.rotate(eps)
+
+    def pull(self, gradient: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        return self.rotate(gradient * self.scale)
+
+    def whiten(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, "points dim"]:
+        u = (z - self.mean) / self.scale
+        return u + ((u @ self.directions) * (1 / self.spikes - 1)) @ self.directions.T
+
+
+def nearest(parts: tuple[AbstractGaussian, ...], z: Float[np.ndarray, "points dim"]) -> Int[np.ndarray, " points"]:
     """Which Gaussian each row is likeliest under."""
     return np.argmax([-0.5 * q.radius(z) - q.entropy for q in parts], axis=0)
 
@@ -108,7 +224,7 @@ class AbstractExactSolver(abc.ABC, Generic[S]):
         """True when another step would change nothing that matters, or cannot be taken."""
 
     @abc.abstractmethod
-    def answer(self, state: S) -> Gaussian | None:
+    def answer(self, state: S) -> AbstractGaussian | None:
         """The best Gaussian so far; None when there is none."""
 
 

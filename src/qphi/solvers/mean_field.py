@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from qphi.solvers.descent import Descent, advance, memory
 from qphi.solvers.exact import AbstractGaussianSolver, Fit, Gaussian
-from qphi.solvers.pathfinder import Path, advance, path_from
 from qphi.targets.oracle import Oracle
 
 __all__ = ["MeanField", "MeanFieldState"]
@@ -24,7 +24,7 @@ class MeanFieldState(Fit):
 
     start: Gaussian
     conditional: Float[np.ndarray, " dim"]  # sds of the start, given all other coordinates
-    path: Path
+    path: Descent
     ended: bool = False
 
     def at(self, place: Float[np.ndarray, " twice"]) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, " dim"]]:
@@ -57,7 +57,9 @@ class MeanField(AbstractGaussianSolver[MeanFieldState]):
     def init(self, oracle: Oracle, start: Gaussian) -> MeanFieldState:
         inverse = solve_triangular(start.tril, np.eye(oracle.dim), lower=True)
         conditional = 1 / np.sqrt(np.sum(inverse**2, axis=0))
-        return MeanFieldState(start, start=start, conditional=conditional, path=path_from(np.zeros(2 * oracle.dim)))
+        return MeanFieldState(
+            start, start=start, conditional=conditional, path=Descent(np.zeros(2 * oracle.dim), memory(2 * oracle.dim))
+        )
 
     def step(self, oracle: Oracle, state: MeanFieldState) -> MeanFieldState:
         if state.residual <= self.tolerance:

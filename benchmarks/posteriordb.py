@@ -7,6 +7,9 @@ compilation included (cold); further fits, other seeds of the same model, are ti
   nuts    NumPyro NUTS, 4 chains, 1,000 + 1,000, float64, one chain after the other; scored on its 4,000 draws
   svi     NumPyro AutoMultivariateNormal, Adam, 20,000 steps at the best of the learning rates 1e-3, 1e-2 and 1e-1
           (by final ELBO; the seconds are those of all three), float64, 10 particles; 10,000 draws
+  pathfinder30, pathfinder100
+          BlackJAX multi-path Pathfinder (pip install blackjax), 8 paths of at most so many iterations from U(-2, 2),
+          1,250 draws each, float64; 10,000 resampled by its Pareto-smoothed weights
 
 Scores, by the harness beside the references: GOOD when every |bias| <= 0.3 reference sds and every sd is within a
 factor of 1.5. `mean error` is the mean over parameters of |bias|, `sd error` of |sd ratio - 1|; both medians over
@@ -18,7 +21,7 @@ benchmarks/results/posteriordb.json and the table of docs/posteriors.md.
 
     python benchmarks/posteriordb.py                          # qphi at standard effort, 5 seeds
     python benchmarks/posteriordb.py --effort thorough
-    python benchmarks/posteriordb.py --methods qphi nuts svi  # an hour: side by side
+    python benchmarks/posteriordb.py --methods qphi nuts svi pathfinder30 pathfinder100  # side by side; peers, 2 seeds
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ from _results import ROOT, markdown, need_data, parser, print_table, results_fil
 NAME = "posteriordb"
 DRAWS = 10_000
 RATES = (1e-3, 1e-2, 1e-1)
-METHODS = ("qphi", "nuts", "svi")
+PATHS = 8  # of Pathfinder
+METHODS = ("qphi", "nuts", "svi", "pathfinder30", "pathfinder100")
 
 
 def main() -> None:
@@ -65,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     options.add_argument("--methods", nargs="+", choices=METHODS, default=["qphi"])
     options.add_argument("--effort", choices=("quick", "standard", "thorough"), default="standard")
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--peer-seeds", type=int, default=2, help="of the methods that are not qphi")
     options.add_argument("--only", nargs="+", default=[], metavar="PART", help="posteriors whose names contain PART")
     options.add_argument("--posteriordb", type=Path, help="the folder with the harness and the references")
     options.add_argument("--worker", nargs=2, metavar=("METHOD", "NAME"), help=argparse.SUPPRESS)
@@ -93,7 +98,8 @@ def _names(options: argparse.Namespace) -> list[str]:
 
 def _run(options: argparse.Namespace, method: str, name: str) -> list[dict[str, Any]]:
     command = [sys.executable, __file__, "--worker", method, name, "--effort", options.effort]
-    command += ["--seeds", str(options.seeds), "--posteriordb", str(options.posteriordb)]
+    seeds = options.seeds if method == "qphi" else min(options.seeds, options.peer_seeds)
+    command += ["--seeds", str(seeds), "--posteriordb", str(options.posteriordb)]
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "QPHI_BENCHMARK_BEGAN": str(time.time()), "PYTHONPATH": source}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -112,7 +118,7 @@ def _work(options: argparse.Namespace) -> None:
     case = harness.load(name)
     began = float(os.environ["QPHI_BENCHMARK_BEGAN"])
     loaded = time.time() - began  # of which reading references is a part that no method should pay for
-    fit = {"qphi": _qphi, "nuts": _nuts, "svi": _svi}[method]
+    fit = _pathfinder(int(method[10:])) if method.startswith("pathfinder") else METHOD[method]
     for seed in range(options.seeds):
         start = time.time()
         draws, extra = fit(case, seed, options.effort)
@@ -193,6 +199,37 @@ def _svi(case: Any, seed: int, effort: str) -> tuple[dict[str, Any], dict[str, A
         return {name: _numpy(v) for name, v in {**full, **draws}.items() if name != "y"}, {"verdict": ""}
 
 
+def _pathfinder(iterations: int) -> Any:
+    def fit(case: Any, seed: int, effort: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        import jax
+        import jax.flatten_util
+        from blackjax.vi import multipathfinder
+        from numpyro.infer import Predictive
+        from numpyro.infer.util import initialize_model
+
+        with jax.enable_x64(True):
+            if "pathfinder" not in _CACHE:
+                info = initialize_model(jax.random.key(0), case.model_fn, model_args=case.args)
+
+                @jax.jit
+                def run(key: Any, starts: Any) -> Any:
+                    algorithm = multipathfinder.as_top_level_api(lambda z: -info.potential_fn(z))
+                    state, _ = algorithm.init(key, starts, DRAWS // PATHS, maxiter=iterations)
+                    return jax.vmap(info.postprocess_fn)(algorithm.sample(key, state, DRAWS))
+
+                _CACHE["pathfinder"] = info.param_info.z, run
+            z, run = _CACHE["pathfinder"]
+            flat, rebuild = jax.flatten_util.ravel_pytree(z)
+            start_key, key = jax.random.split(jax.random.key(seed))
+            starts = jax.random.uniform(start_key, (PATHS, flat.size), minval=-2.0, maxval=2.0)
+            draws = run(key, jax.vmap(rebuild)(starts))
+            full = Predictive(case.model_fn, posterior_samples=draws)(jax.random.key(0), *case.args)
+            return {name: _numpy(v) for name, v in {**full, **draws}.items() if name != "y"}, {"verdict": ""}
+
+    return fit
+
+
+METHOD = {"qphi": _qphi, "nuts": _nuts, "svi": _svi}
 _CACHE: dict[Any, Any] = {}
 
 

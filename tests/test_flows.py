@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 import qphi
+from qphi.auto import EFFORTS, explore
 from qphi.families import AbstractFamily, AutoregressiveFlow, CouplingFlow, FullRankGaussian
 from qphi.families.base import frozen_copy
 from qphi.inference import _misses
 from qphi.precision import double
 from qphi.solvers.exact import Gaussian
 from qphi.targets import AbstractTarget, LogDensity
+from qphi.targets.oracle import Oracle
 
 KEY = jax.random.key(0)
 QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
@@ -137,7 +139,7 @@ def test_closer_than_any_gaussian_where_p_is_bent(which, tmp_path):
     """Both densities integrate to one, so KL(q || p) = -ELBO. In two dimensions both kinds of flow are the same."""
     with double():
         target = LogDensity(either, {"x": jnp.zeros(2)}, args=(jnp.asarray(which),))
-    gaussian = qphi.fit(target, key=KEY, effort="quick")
+    gaussian = explore(Oracle(target), KEY, effort=EFFORTS["quick"]).fits[0]
     posterior = qphi.fit(target, key=KEY, family="autoregressive-flow", max_steps=400)
     assert -gaussian.elbo > 0.15
     assert -posterior.elbo < -0.2 * gaussian.elbo

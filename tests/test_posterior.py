@@ -269,7 +269,7 @@ def test_the_number_of_draws_is_bounded_for_large_results():
 
 def test_wrong_arguments_are_refused():
     posterior = posterior_from(shapes_target(x=2), diagonal(np.zeros(2), np.ones(2)), Status.CONVERGED, KEY)
-    with pytest.raises(ValueError, match="n is 0; a whole number of draws, 2 or more"):
+    with pytest.raises(ValueError, match="n is 0; a whole number of draws, 1 or more"):
         posterior.sample(KEY, 0)
     with pytest.raises(ValueError, match=r"between 0 and 1, 5 % being 0\.05"):
         posterior.quantiles([5, 95])

@@ -43,6 +43,7 @@ _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as ma
 _HEAVY = 20.0  # times the mean weight
 _NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
 _NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
+_COMING = 0.5  # posterior sds: how close, to tell which mode a fit is coming to
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
 _NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
 
@@ -204,9 +205,14 @@ def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
 
 def _fit(search: Search, start: Gaussian) -> Fit | None:
     solver = search.solver.with_draws(search.random, search.oracle.dim)
+    known = search.gaussians
+
+    def old(state: Fit) -> bool:  # on its way to a mode that is known: the rest of it tells nothing new
+        return state.residual < _COMING and any(_same(state.q, q) for q in known)
+
     for narrower in (1.0, 0.3, 0.03):
         q = Gaussian(start.mean, narrower * start.tril)
-        state, steps = solve(search.oracle, solver, q, max_steps=_FIT_STEPS, deadline=search.deadline)
+        state, steps = solve(search.oracle, solver, q, max_steps=_FIT_STEPS, deadline=search.deadline, enough=old)
         search.solver_steps += steps
         if solver.answer(state) is not None:
             return state

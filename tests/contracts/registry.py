@@ -75,7 +75,7 @@ FAMILIES: dict[str, FamilyCase] = {
             "mean": [0.4, -1.0],
             "lower": [[1.0, 0.0], [-0.5, 1.0]],
             "log_scale": [-0.6, 0.3],
-            "scale_drive": [[0.0, 0.0], [0.7, -0.2]],
+            "scale_drive": [[0.0, 0.0], [0.4, -0.2]],
             "shift_drive": [[0.0, 0.0], [0.3, 0.5]],
         },
     ),

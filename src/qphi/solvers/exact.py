@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -250,10 +251,19 @@ def _same_draws(count: int, dim: int) -> Float[np.ndarray, "draws dim"]:
 
 
 def solve(
-    oracle: Oracle, solver: AbstractExactSolver[S], start: Any, *, max_steps: int, deadline: float = np.inf
+    oracle: Oracle,
+    solver: AbstractExactSolver[S],
+    start: Any,
+    *,
+    max_steps: int,
+    deadline: float = np.inf,
+    enough: Callable[[S], bool] | None = None,
 ) -> tuple[S, int]:
-    """Steps until the solver has finished, the budget is used up, or `time.monotonic()` has passed `deadline`."""
+    """Steps until the solver has finished, `enough` of the state is true, the budget is used up, or
+    `time.monotonic()` has passed `deadline`."""
     state, steps = solver.init(oracle, start), 0
     while steps < max_steps and not solver.finished(state) and time.monotonic() < deadline:
         state, steps = solver.step(oracle, state), steps + 1
+        if enough is not None and enough(state):
+            break
     return state, steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from qphi.targets.base import AbstractTarget
 __all__ = ["AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
+_FACTORISES = re.compile(r"\b(cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal)\b")
 _ROWS = (16, 64, 256, 1024)  # sizes of compiled calls; the rest of the last call repeats a row
 
 
@@ -53,6 +55,10 @@ class Oracle(AbstractOracle):
     compiled: once for values, once for gradients, once for Hessians, in calls of a few fixed sizes. A second oracle of
     the same model and shapes compiles nothing. Counts are of points: one value, gradient or Hessian each. `data`: how
     many numbers a density reads, where that is not all that the target holds.
+
+    A density that factorises matrices is evaluated row by row on a CPU: batched factorisations wait for threads of a
+    pool that they share, and where two of them hold the last two threads of it, they wait for ever (seen in jaxlib
+    0.10 on two cores, in triangular solves of 64 rows).
     """
 
     def __init__(self, target: AbstractTarget, data: int | None = None):
@@ -61,7 +67,7 @@ class Oracle(AbstractOracle):
         with double():
             self._names = tuple(target.shapes())
             try:  # nothing is computed: shapes that do not fit are found before anything is compiled
-                jax.eval_shape(target.log_density, jax.ShapeDtypeStruct((target.dim,), jnp.zeros(()).dtype))
+                traced = jax.make_jaxpr(target.log_density)(jax.ShapeDtypeStruct((target.dim,), jnp.zeros(()).dtype))
             except InputError:
                 raise
             except (TypeError, ValueError) as error:
@@ -70,6 +76,7 @@ class Oracle(AbstractOracle):
                     f"The log density cannot be computed: {type(error).__name__}: {line}. Check that the shapes of "
                     "the data fit the model's."
                 ) from error
+        self._one_by_one = jax.default_backend() == "cpu" and _FACTORISES.search(str(traced)) is not None
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
 
@@ -96,7 +103,9 @@ class Oracle(AbstractOracle):
         with double():
             for rows, count in self._calls(z, 2 * self.dim):
                 weights = jnp.asarray((np.arange(len(rows)) < count) / len(z))
-                part = jax.tree.map(np.asarray, _weighted_curvature(self.target, jnp.asarray(rows), weights))
+                part = jax.tree.map(
+                    np.asarray, _weighted_curvature(self.target, self._one_by_one, jnp.asarray(rows), weights)
+                )
                 total = part if total is None else jax.tree.map(np.add, total, part)
         value, gradient, hessian = total
         return float(value), gradient, 0.5 * (hessian + hessian.T)
@@ -105,10 +114,12 @@ class Oracle(AbstractOracle):
         found = self._map(_constrained, z, 1)
         return {name: found[name] for name in self._names}  # compiled code sorts them
 
-    def _map(self, compiled: Callable[[AbstractTarget, Array], Any], z: np.ndarray, width: int) -> Any:
+    def _map(self, compiled: Callable[[AbstractTarget, bool, Array], Any], z: np.ndarray, width: int) -> Any:
         with double():
             pieces = [
-                jax.tree.map(lambda a, n=count: np.asarray(a)[:n], compiled(self.target, jnp.asarray(rows)))
+                jax.tree.map(
+                    lambda a, n=count: np.asarray(a)[:n], compiled(self.target, self._one_by_one, jnp.asarray(rows))
+                )
                 for rows, count in self._calls(z, width)
             ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
@@ -127,31 +138,35 @@ class Oracle(AbstractOracle):
             yield rows, count
 
 
+def _over_rows(function: Callable[[Array], Any], rows: Float[Array, "rows width"], one_by_one: bool) -> Any:
+    return jax.lax.map(function, rows) if one_by_one else jax.vmap(function)(rows)
+
+
 @eqx.filter_jit
-def _values(target: AbstractTarget, z: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
-    return target.log_density_many(z)
+def _values(target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
+    return _over_rows(target.log_density, z, True) if one_by_one else target.log_density_many(z)
 
 
 @eqx.filter_jit
 def _gradients(
-    target: AbstractTarget, z: Float[Array, "rows dim"]
+    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows dim"]]:
-    return jax.vmap(jax.value_and_grad(target.log_density))(z)
+    return _over_rows(jax.value_and_grad(target.log_density), z, one_by_one)
 
 
 @eqx.filter_jit
 def _weighted_curvature(
-    target: AbstractTarget, z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
+    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
 ) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "dim dim"]]:
     def at(row: Float[Array, " dim"]):
         # linearised once: the value, the gradient and its products with the unit vectors share one pass
         (value, gradient), push = jax.linearize(jax.value_and_grad(target.log_density), row)
-        return value, gradient, jax.vmap(push)(jnp.eye(target.dim, dtype=row.dtype))[1]
+        return value, gradient, _over_rows(push, jnp.eye(target.dim, dtype=row.dtype), one_by_one)[1]
 
     # padding has weight 0 and repeats a row, so that it is finite where that is
-    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), jax.vmap(at)(z))
+    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), _over_rows(at, z, one_by_one))
 
 
 @eqx.filter_jit
-def _constrained(target: AbstractTarget, z: Float[Array, "rows dim"]) -> dict[str, Array]:
-    return jax.vmap(target.constrain)(z)
+def _constrained(target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]) -> dict[str, Array]:
+    return _over_rows(target.constrain, z, one_by_one)

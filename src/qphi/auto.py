@@ -331,11 +331,18 @@ def _assess_fits(search: Search) -> _Assessed:
 
 
 def _assess(
-    oracle: AbstractOracle, parts: tuple[AbstractGaussian, ...], weighed: _Weighed, case: Circumstances, residual: float
+    oracle: AbstractOracle,
+    parts: tuple[AbstractGaussian, ...],
+    weighed: _Weighed,
+    case: Circumstances,
+    residual: float,
+    known: Moments | None = None,  # whose tails count too
 ) -> _Assessed:
     values = oracle.constrained(weighed.z)
     columns = flattened(values)
     moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
+    if known is not None:
+        moments = _with_tails(moments, known)
     judgement = by_weights(case, weighed.check, moments)
     return _Assessed(oracle, parts, weighed, values, moments, case, judgement, residual)
 
@@ -372,11 +379,13 @@ def _bend(search: Search, plain: _Assessed) -> _Assessed:
         late=search.late,
         largest_log_weight=float(np.max(weighed.excess)),
     )
-    return _assess(oracle, parts, weighed, case, plain.residual)
+    # a map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it
+    known = plain.moments if old.ess > _TELLING_ESS else None
+    return _assess(oracle, parts, weighed, case, plain.residual, known)
 
 
 def _with_tails(moved: Moments, weighted: Moments) -> Moments:
-    """The chains' moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
+    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
 
     A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
     heavy-tailed proposal reach further.

@@ -72,6 +72,7 @@ __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
 _TELLING_ESS, _NO_MOMENT = 200, 0.9  # pairs; Pareto k
 _BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
+_NO_ERROR, _GOOD_SHARE = 0.7, 0.25  # Pareto k; of the pairs: weights that are good but for a tail
 _FOLLOWED = 2  # rounds of climbs from draws that stand out
 
 
@@ -379,8 +380,10 @@ def _bend(search: Search, plain: _Assessed) -> _Assessed:
         late=search.late,
         largest_log_weight=float(np.max(weighed.excess)),
     )
-    # a map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it
-    known = plain.moments if old.ess > _TELLING_ESS else None
+    # A map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it. Weights
+    # of Gaussians that were good but for such a tail have seen it; others are wild for reasons of their own
+    good = old.khat < _NO_ERROR and old.ess > _GOOD_SHARE * old.pairs
+    known = plain.moments if good else None
     return _assess(oracle, parts, weighed, case, plain.residual, known)
 
 

@@ -15,9 +15,9 @@ import pytest
 
 import qphi
 from qphi.auto import EFFORTS, explore
+from qphi.by_gradients import _misses
 from qphi.families import AbstractFamily, AutoregressiveFlow, CouplingFlow, FullRankGaussian
 from qphi.families.base import frozen_copy
-from qphi.inference import _misses
 from qphi.precision import double
 from qphi.solvers.exact import Gaussian
 from qphi.targets import AbstractTarget, LogDensity

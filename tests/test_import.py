@@ -26,6 +26,7 @@ modes
 many
 auto posterior
 loop
+by_gradients
 autoencoders minibatch
 estimators
 inference

@@ -10,7 +10,8 @@ import numpyro.distributions as dist
 import pytest
 
 import qphi
-from qphi.minibatch import Minibatches, _first_guess, _moved, _Whitened
+from qphi.by_gradients import named_family
+from qphi.minibatch import Minibatches, _moved, _Whitened
 from qphi.precision import double
 from qphi.targets import NumPyroTarget, SubsampledTarget, as_target
 
@@ -90,7 +91,7 @@ def test_fits_have_the_exact_moments(family):
 @pytest.mark.parametrize("family", ["full-rank", "mean-field", "low-rank", "student-t"])
 def test_a_family_of_the_whitened_coordinates_is_one_of_the_programs(family):
     with double():
-        q = _first_guess(family, 3, KEY)
+        q = named_family(family, jnp.zeros(3), 1.0, KEY)
         q = jax.tree.map(lambda a: a + 0.1 * jnp.arange(a.size, dtype=float).reshape(a.shape), q)
         origin, tril = jnp.arange(3.0), jnp.array([[2.0, 0, 0], [0.5, 3, 0], [-1, 0.2, 0.1]])
         if family in ("mean-field", "low-rank"):

@@ -15,54 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from qphi.auto import EFFORTS, Inference, explore, infer
+from qphi.auto import EFFORTS, Inference, infer
 from qphi.autoencoders.evaluation import Evaluation, evaluate
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import hold_out, plan
-from qphi.bounds import ELBO, AbstractBound, MonteCarlo, StickingTheLanding
-from qphi.bounds.objective import PosteriorObjective
+from qphi.bounds import ELBO, AbstractBound, StickingTheLanding
+from qphi.by_gradients import CHECK_EVERY, FAMILIES, FLOWS, fit_flow, fit_posterior, named_family
 from qphi.draws import Pool
 from qphi.errors import InputError
 from qphi.families import (
     AbstractFamily,
     AbstractFlow,
-    AutoregressiveFlow,
-    CouplingFlow,
-    DiagonalGaussian,
     DrivenGaussian,
-    FromNumPyro,
     FullRankGaussian,
     GaussianMixture,
-    LowRankGaussian,
     SpikedGaussian,
-    StudentT,
 )
-from qphi.loop import Progress, drive, start
+from qphi.loop import Progress
 from qphi.minibatch import fit_minibatches
-from qphi.noise import checked_key, fixed_draws
-from qphi.posterior import Posterior, posterior_from
+from qphi.noise import checked_key
+from qphi.posterior import Posterior
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
-from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, Problem, StochasticGradient
-from qphi.solvers.exact import MOST_DENSE, Gaussian, Spiked
+from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, StochasticGradient
+from qphi.solvers.exact import MOST_DENSE, Spiked
 from qphi.status import Status
-from qphi.stopping import Plateau
 from qphi.targets import AbstractTarget, SubsampledTarget, as_target, finite_start
 from qphi.targets.oracle import Oracle
-from qphi.targets.whitened import Whitened
-from qphi.verdict import Trust, Verdict
 
 __all__ = ["Trained", "fit", "load"]
 
-FAMILIES = ("mean-field", "low-rank", "full-rank", "student-t", "coupling-flow", "autoregressive-flow")
-FLOWS = {"coupling-flow": CouplingFlow, "autoregressive-flow": AutoregressiveFlow}
-RANK = 16  # of "low-rank"
 START_SCALE = 0.1  # narrower than a posterior on the unconstrained scale usually is: grows safely
 PARTICLES, FLOW_PARTICLES = 16, 128  # per step, door 1
-SCORING_PARTICLES = 512  # per check, the same draws at each
-CHECK_EVERY = 200
-MAX_STEPS = 50_000
-TOWERS = 20.0  # p over q, times the evidence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,6 +143,9 @@ def fit(
     _refuse("a posterior", beta=beta != 1.0, max_epochs=max_epochs)
     if effort not in EFFORTS:
         raise InputError(f"effort={effort!r} is not known. Use {', '.join(map(repr, EFFORTS))}.")
+    if not (family is None or isinstance(family, AbstractFamily) or family in (*FAMILIES, *FLOWS)):
+        known = ", ".join(map(repr, (*FAMILIES, *FLOWS)))
+        raise InputError(f"family={family!r:.60} is not known. Use one of {known}, or a qphi family.")
     with double():
         target = as_target(model, *args, supports=supports, example=example, **kwargs)
         if isinstance(target, SubsampledTarget):
@@ -180,12 +167,15 @@ def fit(
                 effort=effort != "standard")  # fmt: skip
         if isinstance(family, AbstractFlow) or (isinstance(family, str) and family in FLOWS):
             bound = bound or StickingTheLanding(FLOW_PARTICLES if particles is None else particles)
-            return _fit_flow(target, key, family, bound, noisy, max_steps, max_time, watch)
+            return fit_flow(target, key, family, bound, noisy, max_steps, max_time, watch)
         bound = bound or ELBO(PARTICLES if particles is None else particles)
         noisy = noisy or StochasticGradient(learning_rate=0.05, average_over=CHECK_EVERY, refinements=3)
         start_key, key = jax.random.split(key)
-        q = family if isinstance(family, AbstractFamily) else _first_guess(target, family or "mean-field", start_key)
-        return _fit_posterior(target, key, q, bound, noisy, max_steps, max_time, watch)
+        if isinstance(family, AbstractFamily):
+            q = family
+        else:
+            q = named_family(family or "mean-field", finite_start(target, start_key), START_SCALE, start_key)
+        return fit_posterior(target, key, q, bound, noisy, max_steps, max_time, watch)
 
 
 def load(path: str | Path) -> Any:
@@ -201,114 +191,6 @@ def load(path: str | Path) -> Any:
     from qphi.estimators import VAE
 
     return VAE.load(path)
-
-
-def _fit_posterior(
-    target: AbstractTarget,
-    key: PRNGKeyArray,
-    q: AbstractFamily,
-    bound: AbstractBound,
-    solver: AbstractNoisySolver,
-    max_steps: int | None,
-    max_time: float | None,
-    watch: Callable[[Progress], None] | None,
-) -> Posterior:
-    run_key, answer_key = jax.random.split(key)
-    q = jax.tree.map(lambda leaf: jnp.asarray(leaf, float) if eqx.is_inexact_array(leaf) else leaf, q)
-    if isinstance(q, FromNumPyro):
-        raise InputError(
-            "family is a NumPyro distribution; its arrays are constrained and tied to each other, so they cannot be "
-            "moved freely. Use 'mean-field', 'full-rank' or a qphi family (NumPyro's are fine as encoders and priors)."
-        )
-    if q.dim != target.dim:
-        raise InputError(f"The family is over {q.dim} dimensions, the target over {target.dim}. Give a matching one.")
-    problem, trained = Problem.of(
-        q,
-        objective=PosteriorObjective(target, bound),
-        scoring=PosteriorObjective(target, MonteCarlo(SCORING_PARTICLES)),
-        train=None,
-        held_out=None,
-    )
-    stopping = Plateau(patience=5, keep_latest=True)
-    result = drive(
-        problem,
-        solver,
-        stopping,
-        start(problem, solver, stopping, trained, run_key),
-        run_key,
-        max_steps=MAX_STEPS if max_steps is None else max_steps,
-        check_every=CHECK_EVERY if max_steps is None else min(CHECK_EVERY, max_steps),
-        max_time=max_time,
-        watch=watch,
-    )
-    return posterior_from(
-        target,
-        problem.whole(result.answer),
-        result.status,
-        answer_key,
-        steps=int(result.run.step),
-        seconds=result.seconds,
-        history=result.history,
-        reason=result.reason,
-    )
-
-
-def _fit_flow(
-    target: AbstractTarget,
-    key: PRNGKeyArray,
-    family: str | AbstractFlow,
-    bound: AbstractBound,
-    solver: AbstractNoisySolver | None,
-    max_steps: int | None,
-    max_time: float | None,
-    watch: Callable[[Progress], None] | None,
-) -> Posterior:
-    """A flow by stochastic gradients, in the coordinates of the Gaussian that it bends."""
-    began = time.monotonic()
-    start_key, flow_key, run_key = jax.random.split(key, 3)
-    others: list[Gaussian] = []
-    if isinstance(family, AbstractFlow):
-        flow = family
-    elif target.dim > MOST_DENSE:
-        raise InputError(
-            f"family={family!r} begins at a full-rank Gaussian, of at most {MOST_DENSE} dimensions; the target has "
-            f"{target.dim}. Use 'low-rank' or 'mean-field', or give a flow to start from."
-        )
-    else:
-        flow = FLOWS[family].around(jnp.zeros(target.dim), jnp.eye(target.dim), key=flow_key)  # refuses first
-        deadline = math.inf if max_time is None else began + max_time
-        search = explore(Oracle(target), start_key, effort=EFFORTS["quick"], deadline=deadline)
-        best, *others = search.gaussians
-        flow = dataclasses.replace(flow, mean=jnp.asarray(best.mean), tril=jnp.asarray(best.tril))
-    if flow.dim != target.dim:
-        raise InputError(f"The flow is over {flow.dim} dimensions, the target over {target.dim}. Give a matching one.")
-    mean, tril = jnp.asarray(flow.mean, float), jnp.tril(jnp.asarray(flow.tril, float))
-    posterior = _fit_posterior(
-        Whitened(target, mean, tril),
-        run_key,
-        dataclasses.replace(flow, mean=jnp.zeros_like(mean), tril=jnp.eye(flow.dim)),
-        bound,
-        solver or StochasticGradient(learning_rate=0.01, average_over=CHECK_EVERY, refinements=3),
-        max_steps,
-        None if max_time is None else max(0.0, began + max_time - time.monotonic()),
-        watch,
-    )
-    inner, verdict = posterior.q, posterior.verdict
-    assert isinstance(inner, AbstractFlow)
-    q = dataclasses.replace(inner, mean=mean + tril @ inner.mean, tril=tril @ jnp.tril(inner.tril))
-    missed = sum(_misses(q, target, other, posterior.log_evidence) for other in others)
-    if missed and verdict.trust.usable:
-        reason = f"the automatic fit found {missed} mode(s) where the flow has next to no mass"
-        advice = "leave family= out, so that every mode has its Gaussian."
-        verdict = Verdict(Trust.UNRELIABLE, (reason, *verdict.reasons), advice, numbers=verdict.numbers)
-    return dataclasses.replace(posterior, q=q, target=target, verdict=verdict, seconds=time.monotonic() - began)
-
-
-def _misses(q: AbstractFamily, target: AbstractTarget, mode: Gaussian, log_evidence: float) -> bool:
-    """Whether p towers over q where a mode's Gaussian has its mass."""
-    z = jnp.asarray(mode.transport(fixed_draws(np.random.default_rng(0), 64, target.dim)))
-    excess = np.asarray(target.log_density_many(z) - q.log_prob_many(z)) - log_evidence
-    return not np.median(excess) < np.log(TOWERS)  # NaN: nothing is known, nothing is claimed
 
 
 def _infer(
@@ -345,22 +227,6 @@ def _family_of(found: Inference) -> AbstractFamily:
     if len(parts) == 1:
         return FullRankGaussian(means[0], trils[0])
     return GaussianMixture(jnp.log(found.shares), means, trils)
-
-
-def _first_guess(target: AbstractTarget, family: str, key: PRNGKeyArray) -> AbstractFamily:
-    if family not in FAMILIES:
-        raise InputError(f"family={family!r} is not known. Use {' or '.join(map(repr, FAMILIES))}, or a qphi family.")
-    z = finite_start(target, key)
-    if family == "mean-field":
-        return DiagonalGaussian(z, jnp.full_like(z, np.log(START_SCALE)))
-    if family == "low-rank":
-        # not zero: at zero no direction is better than another, and none would be found
-        factor = 0.1 * START_SCALE * jax.random.normal(key, (target.dim, min(RANK, target.dim)), z.dtype)
-        return LowRankGaussian(z, factor, jnp.full_like(z, np.log(START_SCALE)))
-    tril = START_SCALE * jnp.eye(target.dim, dtype=z.dtype)
-    return (
-        FullRankGaussian(z, tril) if family == "full-rank" else StudentT(z, tril, jnp.log(jnp.asarray(10.0, z.dtype)))
-    )
 
 
 def _fit_model(

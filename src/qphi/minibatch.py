@@ -16,27 +16,24 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.bounds import AbstractBound, MonteCarlo, StickingTheLanding
 from qphi.bounds.objective import AbstractObjective, Scores
+from qphi.by_gradients import CHECK_EVERY, FAMILIES, ascend, named_family
 from qphi.errors import InputError
 from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, LowRankGaussian, StudentT
-from qphi.loop import Progress, drive, start
+from qphi.loop import Progress
 from qphi.modes import EFFORTS, PATH_STEPS, Search, climb, fit_modes
 from qphi.noise import generator
 from qphi.posterior import Posterior, posterior_from
-from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
-from qphi.solvers.exact import Gaussian
-from qphi.stopping import Plateau
+from qphi.solvers import AbstractNoisySolver, StochasticGradient
+from qphi.solvers.exact import MOST_DENSE, Gaussian
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.targets.subsampled import BLOCK, SubsampledTarget
 
 __all__ = ["fit_minibatches"]
 
-FAMILIES = ("mean-field", "low-rank", "full-rank", "student-t")
-MOST_DIM = 1000
-RANK = 16
 _PILOT_ROWS = 2048
 _SCORING_ROWS, _SCORING_PARTICLES = 65536, 128
-_PARTICLES, _CHECK_EVERY, _MAX_STEPS = 16, 200, 50_000
+_PARTICLES = 16
 _CHECKING_DRAWS = 512  # log densities of all the data
 _PASSES, _NEAR = 10, 0.1  # over all rows, to find the centre; of its own sd in each direction
 
@@ -69,43 +66,31 @@ def fit_minibatches(
         raise InputError(
             f"family={family!r:.60} cannot be fitted by minibatches. Use {', '.join(map(repr, FAMILIES))}."
         )
-    if target.dim > MOST_DIM:
+    if target.dim > MOST_DENSE:
         raise InputError(
-            f"The program has {target.dim} coordinates; minibatches are for {MOST_DIM} at most. Leave subsample_size "
+            f"The program has {target.dim} coordinates; minibatches are for {MOST_DENSE} at most. Leave subsample_size "
             "out, so that all data are used at every step."
         )
     pilot_key, run_key, answer_key = jax.random.split(key, 3)
     pilot = _centred(target, _pilot(target, pilot_key))
     origin, tril = _coordinates(pilot, family)
-    q = _first_guess(family, target.dim, run_key)
     bound = bound or StickingTheLanding(_PARTICLES if particles is None else particles)
     whitened = _Whitened.at(target, jnp.asarray(origin), jnp.asarray(tril))
-    scored = min(_SCORING_ROWS, target.size)
-    problem, trained = Problem.of(
-        q,
-        objective=Minibatches(whitened, bound, target.subsample_size),
-        scoring=Minibatches(whitened, MonteCarlo(_SCORING_PARTICLES), scored),
-        train=None,
-        held_out=None,
-    )
-    solver = solver or StochasticGradient(learning_rate=0.02, average_over=_CHECK_EVERY, refinements=2)
-    stopping = Plateau(patience=3, keep_latest=True)
-    most = _MAX_STEPS if max_steps is None else max_steps
-    result = drive(
-        problem,
-        solver,
-        stopping,
-        start(problem, solver, stopping, trained, run_key),
+    q, result = ascend(
+        named_family(family, jnp.zeros(target.dim), 1.0, run_key, df=30.0),
+        Minibatches(whitened, bound, target.subsample_size),
+        Minibatches(whitened, MonteCarlo(_SCORING_PARTICLES), min(_SCORING_ROWS, target.size)),
+        solver or StochasticGradient(learning_rate=0.02, average_over=CHECK_EVERY, refinements=2),
         run_key,
-        max_steps=most,
-        check_every=min(_CHECK_EVERY, most),
+        patience=3,
+        max_steps=max_steps,
         max_time=max_time,
         watch=watch,
         seconds_before=time.monotonic() - began,
     )
     posterior = posterior_from(
         target,
-        _moved(problem.whole(result.answer), whitened.origin, whitened.tril),
+        _moved(q, whitened.origin, whitened.tril),
         result.status,
         answer_key,
         steps=int(result.run.step),
@@ -226,16 +211,6 @@ def _coordinates(pilot: Gaussian, family: str) -> tuple[np.ndarray, np.ndarray]:
     inverse = np.linalg.inv(pilot.tril)
     conditional = np.sum(inverse**2, axis=0) ** -0.5  # where mean field's optimum is
     return pilot.mean, np.diag(conditional)
-
-
-def _first_guess(family: str, dim: int, key: PRNGKeyArray) -> AbstractFamily:
-    """About N(0, I)."""
-    zeros, eye = jnp.zeros(dim), jnp.eye(dim)
-    if family == "mean-field":
-        return DiagonalGaussian(zeros, zeros)
-    if family == "low-rank":
-        return LowRankGaussian(zeros, 0.1 * jax.random.normal(key, (dim, min(RANK, dim))), zeros)
-    return FullRankGaussian(zeros, eye) if family == "full-rank" else StudentT(zeros, eye, jnp.log(jnp.asarray(30.0)))
 
 
 def _moved(q: AbstractFamily, origin: Float[Array, " dim"], tril: Float[Array, "dim dim"]) -> AbstractFamily:

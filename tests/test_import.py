@@ -24,6 +24,7 @@ summary stopping solvers
 checks
 modes
 many
+assess
 auto posterior
 loop
 by_gradients

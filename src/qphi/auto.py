@@ -19,17 +19,16 @@ import time
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
-from qphi.checks.judge import Circumstances, Judgement, by_chains, by_weights
+from qphi.assess import TELLING_ESS, assess_fits, bend, with_tails
+from qphi.checks.judge import Judgement, by_chains
 from qphi.checks.preflight import Finding, preflight, remote, saturated
-from qphi.checks.proposal import Proposal
 from qphi.checks.settle import settle
 from qphi.checks.weighted import (
     Moments,
     WeightCheck,
     believable,
-    check_weights,
     flattened,
     unflattened,
     weighted_moments,
@@ -45,12 +44,11 @@ from qphi.modes import (
     climb,
     fit_modes,
     fit_wide,
-    follow,
     probe,
     seek_more,
 )
 from qphi.noise import generator
-from qphi.solvers.driven import MOST_DRIVEN, Driven, WarpedOracle, fit_driven
+from qphi.solvers.driven import Driven, WarpedOracle
 from qphi.solvers.exact import (
     MOST_DENSE,
     AbstractExactSolver,
@@ -58,22 +56,14 @@ from qphi.solvers.exact import (
     AbstractGaussianSolver,
     Fit,
     Gaussian,
-    nearest,
 )
 from qphi.solvers.pathfinder import Pathfinder
 from qphi.solvers.spiked import SpikedMeanField
-from qphi.targets.oracle import AbstractOracle, Oracle
+from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
 
 __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
-
-
-_LEAST_SHARE = 0.05  # of the checking draws, for each mode
-_TELLING_ESS, _NO_MOMENT = 200, 0.9  # pairs; Pareto k
-_BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
-_NO_ERROR, _GOOD_SHARE = 0.7, 0.25  # Pareto k; of the pairs: weights that are good but for a tail
-_FOLLOWED = 2  # rounds of climbs from draws that stand out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +123,8 @@ def explore(
     elif isinstance(solver, AbstractGaussianSolver):
         search.solver = solver
     with search.stage("preflight"):
+        if oracle.dim <= MOST_DENSE:
+            oracle.prepare(search.solver.count(oracle.dim) if search.solver.uses_hessians else 0)
         starts, tried = dispersed_starts(oracle, search.random, effort.starts, key)
         search.findings = preflight(oracle, tried, search.random)
     if oracle.dim > MOST_DENSE:
@@ -158,54 +150,13 @@ def explore(
     return search
 
 
-# WEIGH, CORRECT, JUDGE
-
-
-@dataclasses.dataclass(frozen=True)
-class _Weighed:
-    """Draws under the proposal with their weights; NaN weights where log p is not finite somewhere."""
-
-    shares: Float[np.ndarray, " parts"]
-    z: Float[np.ndarray, "draws dim"]
-    is_gaussian: Bool[np.ndarray, " draws"]
-    weights: Float[np.ndarray, " draws"]
-    excess: Float[np.ndarray, " draws"]  # of each raw log weight over the log of their smoothed mean
-    check: WeightCheck
-    importance: ImportanceWeights
-
-    @property
-    def usable(self) -> bool:
-        return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
-
-
-def _weigh(
-    search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
-) -> _Weighed:
-    proposal = Proposal(parts, shares)
-    draws = proposal.draw(search.random, search.effort.pairs)
-    log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
-    check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
-    importance = ImportanceWeights.from_log_weights((log_p - log_q)[draws.is_gaussian])
-    # raw: smoothing takes the few that stand out for noise
-    with np.errstate(invalid="ignore"):  # both infinite: no excess
-        excess = log_p - draws.log_r - check.log_evidence
-    return _Weighed(shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
-
-
-def _weigh_fits(search: Search) -> _Weighed:
-    elbos = np.array([fit.elbo for fit in search.fits])
-    with np.errstate(invalid="ignore"):  # a single one may be -inf
-        shares = _floored(np.exp(elbos - elbos[0]))
-    return _weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
-
-
 def _conclude(search: Search) -> Inference:
     effort = search.effort
     with search.stage("check"):
-        assessed = _assess_fits(search)
+        assessed = assess_fits(search)
     if assessed.weighed.usable and not assessed.judgement.trust.usable:
         with search.stage("bend"):
-            assessed = _bend(search, assessed)
+            assessed = bend(search, assessed)
     case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
     judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
     search.findings = (
@@ -242,8 +193,8 @@ def _conclude(search: Search) -> Inference:
             rows = flattened(settling.values)
             equal = np.full(len(rows), 1 / len(rows))
             moved = weighted_moments(rows, equal)
-            if weighed.check.ess > _TELLING_ESS:
-                moved = _with_tails(moved, moments)
+            if weighed.check.ess > TELLING_ESS:
+                moved = with_tails(moved, moments)
             good = judgement.trust.usable
             by_moves = by_chains(case, settling, moved, moments if good else None)
             if not good:
@@ -289,121 +240,6 @@ def _conclude(search: Search) -> Inference:
         importance,
         warp,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Assessed:
-    """Weighted draws in the coordinates of `oracle`, and what they say."""
-
-    oracle: AbstractOracle
-    parts: tuple[AbstractGaussian, ...]
-    weighed: _Weighed
-    values: dict[str, np.ndarray]
-    moments: Moments
-    case: Circumstances
-    judgement: Judgement
-    residual: float
-
-
-def _assess_fits(search: Search) -> _Assessed:
-    weighed = _weigh_fits(search)
-    for _ in range(_FOLLOWED):
-        if not (weighed.usable and search.oracle.dim <= MOST_DENSE and follow(search, weighed.z, weighed.excess)):
-            break
-        seek_more(search)
-        weighed = _weigh_fits(search)
-    parts = tuple(fit.q for fit in search.fits)
-    if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
-        shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
-        weighed = _weigh(search, parts, _floored(shares), search.oracle)
-    best = search.fits[0]
-    case = Circumstances(
-        q=best.q,
-        modes=len(parts),
-        converged=best.residual <= search.solver.tolerance,
-        fitted_elbo=best.elbo,
-        late=search.late,
-        modes_left=search.modes_left,
-        largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
-        thorough=search.effort.always_chains,
-        shares_known=search.oracle.dim <= MOST_DENSE or weighed.check.ess > _TELLING_ESS,
-    )
-    return _assess(search.oracle, parts, weighed, case, best.residual)
-
-
-def _assess(
-    oracle: AbstractOracle,
-    parts: tuple[AbstractGaussian, ...],
-    weighed: _Weighed,
-    case: Circumstances,
-    residual: float,
-    known: Moments | None = None,  # whose tails count too
-) -> _Assessed:
-    values = oracle.constrained(weighed.z)
-    columns = flattened(values)
-    moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
-    if known is not None:
-        moments = _with_tails(moments, known)
-    judgement = by_weights(case, weighed.check, moments)
-    return _Assessed(oracle, parts, weighed, values, moments, case, judgement, residual)
-
-
-def _bend(search: Search, plain: _Assessed) -> _Assessed:
-    """The assessment of a `Driven` map from the best Gaussian, where that does better than the Gaussians; else theirs.
-
-    Better: more effective draws, no less evidence, and none of the modes outside of it (a funnel's neck looks like a
-    mode to a Gaussian).
-    """
-    d = search.oracle.dim
-    if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
-        return plain
-    fit = fit_driven(search.oracle, search.gaussians[0], search.random, deadline=search.deadline)
-    if fit is None:
-        return plain
-    oracle = WarpedOracle(search.oracle, fit.warp)
-    parts = (Gaussian(np.zeros(d), np.eye(d)),)
-    weighed = _weigh(search, parts, np.ones(1), oracle)
-    old, new = plain.weighed.check, weighed.check
-    if not (weighed.usable and new.ess > _BETTER * old.ess):
-        return plain
-    if len(plain.parts) > 1:
-        places = fit.warp.inverse(np.array([q.mean for q in plain.parts]))
-        outside = parts[0].radius(places) > d + 6 * math.sqrt(2 * d) + 9
-        noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
-        if outside.any() or new.log_evidence < old.log_evidence - max(_LESS_EVIDENCE, noise):
-            return plain
-    case = dataclasses.replace(
-        plain.case,
-        modes=1,
-        converged=fit.finished,
-        fitted_elbo=fit.elbo,
-        late=search.late,
-        largest_log_weight=float(np.max(weighed.excess)),
-    )
-    # A map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it. Weights
-    # of Gaussians that were good but for such a tail have seen it; others are wild for reasons of their own
-    good = old.khat < _NO_ERROR and old.ess > _GOOD_SHARE * old.pairs
-    known = plain.moments if good else None
-    return _assess(oracle, parts, weighed, case, plain.residual, known)
-
-
-def _with_tails(moved: Moments, weighted: Moments) -> Moments:
-    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
-
-    A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
-    heavy-tailed proposal reach further.
-    """
-    mean_khat, sd_khat = (
-        np.where(theirs > _NO_MOMENT, np.maximum(own, theirs), own)
-        for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
-    )
-    return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
-
-
-def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
-    """Shares that sum to one, none so small that its mode would hardly be drawn."""
-    shares = np.maximum(np.nan_to_num(shares / np.sum(shares)), _LEAST_SHARE)
-    return shares / shares.sum()
 
 
 def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judgement:

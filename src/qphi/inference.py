@@ -223,9 +223,9 @@ def _family_of(found: Inference) -> AbstractFamily:
         excess = jnp.asarray(heaviest.spikes - 1)
         mean, scale, directions = (jnp.asarray(getattr(heaviest, n)) for n in ("mean", "scale", "directions"))
         return SpikedGaussian(mean, jnp.log(scale), directions, excess)
+    if len(parts) == 1:  # to put arrays there compiles nothing, which jnp.asarray does
+        return FullRankGaussian(*(jax.device_put(getattr(parts[0], name)) for name in ("mean", "tril")))
     means, trils = (jnp.asarray(np.array([getattr(q, name) for q in parts])) for name in ("mean", "tril"))
-    if len(parts) == 1:
-        return FullRankGaussian(means[0], trils[0])
     return GaussianMixture(jnp.log(found.shares), means, trils)
 
 

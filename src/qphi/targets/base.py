@@ -72,7 +72,7 @@ class AbstractTarget(eqx.Module):
 
     def center(self) -> Float[Array, " dim"]:
         """The middle of where starts are looked for: zero, unless the target knows better."""
-        return jnp.zeros(self.dim)
+        return jax.device_put(np.zeros(self.dim, default_dtype()))  # compiles nothing
 
     def log_density_parts(self, z: Float[Array, " dim"]) -> dict[str, Float[Array, ""]]:
         """Named terms that sum to `log_density`: what to look at when it is not finite."""
@@ -194,7 +194,7 @@ def _as_leaf(leaf: Any) -> Any:
                 f"An array of dtype {leaf.dtype} is among the model's arguments; JAX needs numbers. Encode it"
                 " as integers or floats first."
             )
-        return jnp.asarray(leaf)
+        return jax.device_put(leaf)  # compiles nothing, which jnp.asarray does for each new shape
     if not isinstance(leaf, jax.Array) and type(leaf).__hash__ is None:
         raise TypeError(
             f"A {type(leaf).__name__} is among the model's arguments; arrays, numbers, strings and tuples,"

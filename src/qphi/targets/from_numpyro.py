@@ -178,7 +178,7 @@ def _structure(
         )
 
     try:
-        jax.eval_shape(explore, jnp.zeros(()))  # nothing is computed, and nothing compiled
+        jax.eval_shape(explore, jax.ShapeDtypeStruct((), default_dtype()))  # nothing is computed, and nothing compiled
     except InputError:
         raise
     except jax.errors.JAXTypeError as error:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from qphi.errors import InputError
 from qphi.precision import double
@@ -22,7 +24,8 @@ __all__ = ["AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
 _FACTORISES = re.compile(r"\b(cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal)\b")
-_ROWS = (16, 64, 256, 1024)  # sizes of compiled calls; the rest of the last call repeats a row
+_ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
+_CHEAP = 2**19  # numbers evaluated in about a millisecond: less than another size would take to compile
 
 
 class AbstractOracle(abc.ABC):
@@ -52,9 +55,9 @@ class Oracle(AbstractOracle):
     """A target as NumPy code sees it, in double precision, with counts of what it was asked.
 
     The algebra of small matrices is done on the host, where it costs no compilation; only the model's own density is
-    compiled: once for values, once for gradients, once for Hessians, in calls of a few fixed sizes. A second oracle of
-    the same model and shapes compiles nothing. Counts are of points: one value, gradient or Hessian each. `data`: how
-    many numbers a density reads, where that is not all that the target holds.
+    compiled: once for values, once for gradients, once for Hessians, in calls of one size where that costs little and
+    of a few otherwise. A second oracle of the same model and shapes compiles nothing. Counts are of points: one value,
+    gradient or Hessian each. `data`: how many numbers a density reads, where that is not all that the target holds.
 
     A density that factorises matrices is evaluated row by row on a CPU: batched factorisations wait for threads of a
     pool that they share, and where two of them hold the last two threads of it, they wait for ever (seen in jaxlib
@@ -79,10 +82,31 @@ class Oracle(AbstractOracle):
         self._one_by_one = jax.default_backend() == "cpu" and _FACTORISES.search(str(traced)) is not None
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
+        self._coming: dict[Any, Future[Any]] = {}
 
     @property
     def dim(self) -> int:
         return self.target.dim
+
+    def prepare(self, hessians: int) -> None:
+        """Compile what a fit asks for after its first gradients, beside other work: Hessians of so many rows, values.
+
+        Most of a first fit is compilation, which leaves Python free. Tracing does not, and programs with effects are
+        not to be traced in two threads, so that it is done here.
+        """
+        workers = ThreadPoolExecutor(1)
+        with double():
+            compiled: Any
+            for compiled, rows in ((_weighted_curvature, hessians), (_values, 1), (_constrained, _ROWS[-1])):
+                if not rows:
+                    continue
+                curved = compiled is _weighted_curvature
+                size = self._size(rows, 2 * self.dim if curved else 1, pad=not curved)
+                last = np.zeros(size) if curved else _count(size)
+                with contextlib.suppress(Exception):  # what cannot be traced says so where it is asked for
+                    lowered = compiled.lower(self.target, self._one_by_one, np.zeros((size, self.dim)), last)
+                    self._coming[compiled] = workers.submit(lowered.compile)
+        workers.shutdown(wait=False)
 
     def values(self, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
         self.values_asked += len(z)
@@ -100,13 +124,10 @@ class Oracle(AbstractOracle):
         """Means over the rows of log p, its gradient and its Hessian."""
         self.hessians_asked += len(z)
         total: Any = None
-        with double():
-            for rows, count in self._calls(z, 2 * self.dim):
-                weights = jnp.asarray((np.arange(len(rows)) < count) / len(z))
-                part = jax.tree.map(
-                    np.asarray, _weighted_curvature(self.target, self._one_by_one, jnp.asarray(rows), weights)
-                )
-                total = part if total is None else jax.tree.map(np.add, total, part)
+        for rows, count in self._calls(z, self._size(len(z), 2 * self.dim, pad=False)):
+            weights = (np.arange(len(rows)) < count) / len(z)
+            part = self._call(_weighted_curvature, rows, weights)
+            total = part if total is None else jax.tree.map(np.add, total, part)
         value, gradient, hessian = total
         return float(value), gradient, 0.5 * (hessian + hessian.T)
 
@@ -114,22 +135,35 @@ class Oracle(AbstractOracle):
         found = self._map(_constrained, z, 1)
         return {name: found[name] for name in self._names}  # compiled code sorts them
 
-    def _map(self, compiled: Callable[[AbstractTarget, bool, Array], Any], z: np.ndarray, width: int) -> Any:
-        with double():
-            pieces = [
-                jax.tree.map(
-                    lambda a, n=count: np.asarray(a)[:n], compiled(self.target, self._one_by_one, jnp.asarray(rows))
-                )
-                for rows, count in self._calls(z, width)
-            ]
+    def _map(self, compiled: Any, z: np.ndarray, width: int) -> Any:
+        pieces = [
+            jax.tree.map(lambda a, n=count: a[:n], self._call(compiled, rows, _count(count)))
+            for rows, count in self._calls(z, self._size(len(z), width))
+        ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
-    def _calls(self, z: np.ndarray, width: int) -> Iterator[tuple[np.ndarray, int]]:
-        """Rows in calls of one of a few sizes, with how many of them count."""
-        most = max(1, _NUMBERS // ((self._data + self.dim) * width))
-        size = next((rows for rows in _ROWS if rows >= len(z)), _ROWS[-1])
-        if size > most:
-            size = 2 ** int(math.log2(most))
+    def _call(self, compiled: Any, rows: np.ndarray, last: np.ndarray) -> Any:
+        """The program's answer as NumPy arrays. NumPy's are given, too: to make JAX arrays of them takes programs."""
+        coming = self._coming.pop(compiled, None)
+        if coming is not None:
+            coming.exception()  # waits; what went wrong goes wrong again below
+        with double():
+            return jax.tree.map(np.asarray, compiled(self.target, self._one_by_one, rows, last))
+
+    def _size(self, count: int, width: int, *, pad: bool = True) -> int:
+        """How many rows a call has that is to evaluate `count`, `width` times the density's numbers each."""
+        cost = (self._data + self.dim) * width
+        most = 2 ** int(math.log2(max(1, _NUMBERS // cost)))
+        if self._one_by_one:  # rows that do not count are not evaluated
+            return min(_ROWS[-1], most)
+        least = min(count, _ROWS[-1])
+        if pad:
+            least = max(least, min(_CHEAP // cost, _ROWS[-1]))
+        return min(most, next(rows for rows in _ROWS if rows >= least))
+
+    def _calls(self, z: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows in calls of one size, with how many of them count."""
+        z = np.asarray(z, np.float64)
         for begin in range(0, len(z), size):
             rows = z[begin : begin + size]
             count = len(rows)
@@ -138,20 +172,34 @@ class Oracle(AbstractOracle):
             yield rows, count
 
 
-def _over_rows(function: Callable[[Array], Any], rows: Float[Array, "rows width"], one_by_one: bool) -> Any:
-    return jax.lax.map(function, rows) if one_by_one else jax.vmap(function)(rows)
+def _count(number: int) -> np.ndarray:
+    return np.asarray(number, np.int64)
+
+
+def _over_rows(function: Callable[[Array], Any], rows: Float[Array, "rows width"], count: Any = None) -> Any:
+    """The function of each row, all at once; with a `count`, of the first so many rows, one by one."""
+    if count is None:
+        return jax.vmap(function)(rows)
+    found = jax.tree.map(lambda a: jnp.zeros((len(rows), *a.shape), a.dtype), jax.eval_shape(function, rows[0]))
+
+    def step(row: Int[Array, ""], found: Any) -> Any:
+        return jax.tree.map(lambda every, one: every.at[row].set(one), found, function(rows[row]))
+
+    return jax.lax.fori_loop(0, count, step, found)
 
 
 @eqx.filter_jit
-def _values(target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]) -> Float[Array, " rows"]:
-    return _over_rows(target.log_density, z, True) if one_by_one else target.log_density_many(z)
+def _values(
+    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
+) -> Float[Array, " rows"]:
+    return _over_rows(target.log_density, z, count) if one_by_one else target.log_density_many(z)
 
 
 @eqx.filter_jit
 def _gradients(
-    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]
+    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows dim"]]:
-    return _over_rows(jax.value_and_grad(target.log_density), z, one_by_one)
+    return _over_rows(jax.value_and_grad(target.log_density), z, count if one_by_one else None)
 
 
 @eqx.filter_jit
@@ -161,12 +209,16 @@ def _weighted_curvature(
     def at(row: Float[Array, " dim"]):
         # linearised once: the value, the gradient and its products with the unit vectors share one pass
         (value, gradient), push = jax.linearize(jax.value_and_grad(target.log_density), row)
-        return value, gradient, _over_rows(push, jnp.eye(target.dim, dtype=row.dtype), one_by_one)[1]
+        return value, gradient, _over_rows(push, jnp.eye(target.dim, dtype=row.dtype), every)[1]
 
+    every = target.dim if one_by_one else None
+    found = _over_rows(at, z, jnp.sum(weights > 0) if one_by_one else None)
     # padding has weight 0 and repeats a row, so that it is finite where that is
-    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), _over_rows(at, z, one_by_one))
+    return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), found)
 
 
 @eqx.filter_jit
-def _constrained(target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"]) -> dict[str, Array]:
-    return _over_rows(target.constrain, z, one_by_one)
+def _constrained(
+    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
+) -> dict[str, Array]:
+    return _over_rows(target.constrain, z, count if one_by_one else None)

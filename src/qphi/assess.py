@@ -1,0 +1,180 @@
+"""WEIGH and BEND: what weighted draws say of the Gaussians that were found, and of a bent map in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from qphi.checks.judge import Circumstances, Judgement, by_weights
+from qphi.checks.proposal import Proposal
+from qphi.checks.weighted import Moments, WeightCheck, check_weights, flattened, weighted_moments
+from qphi.importance import ImportanceWeights
+from qphi.modes import Search, follow, seek_more
+from qphi.solvers.driven import MOST_DRIVEN, WarpedOracle, fit_driven
+from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
+from qphi.targets.oracle import AbstractOracle
+
+__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "with_tails"]
+
+TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
+_LEAST_SHARE = 0.05  # of the checking draws, for each mode
+_NO_MOMENT = 0.9  # Pareto k
+_BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
+_NO_ERROR, _GOOD_SHARE = 0.7, 0.25  # Pareto k; of the pairs: weights that are good but for a tail
+_FOLLOWED = 2  # rounds of climbs from draws that stand out
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed:
+    """Draws under the proposal with their weights; NaN weights where log p is not finite somewhere."""
+
+    shares: Float[np.ndarray, " parts"]
+    z: Float[np.ndarray, "draws dim"]
+    is_gaussian: Bool[np.ndarray, " draws"]
+    weights: Float[np.ndarray, " draws"]
+    excess: Float[np.ndarray, " draws"]  # of each raw log weight over the log of their smoothed mean
+    check: WeightCheck
+    importance: ImportanceWeights
+
+    @property
+    def usable(self) -> bool:
+        return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
+
+
+def _weigh(
+    search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
+) -> Weighed:
+    proposal = Proposal(parts, shares)
+    draws = proposal.draw(search.random, search.effort.pairs)
+    log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
+    check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
+    importance = ImportanceWeights.from_log_weights((log_p - log_q)[draws.is_gaussian])
+    # raw: smoothing takes the few that stand out for noise
+    with np.errstate(invalid="ignore"):  # both infinite: no excess
+        excess = log_p - draws.log_r - check.log_evidence
+    return Weighed(shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
+
+
+def _weigh_fits(search: Search) -> Weighed:
+    elbos = np.array([fit.elbo for fit in search.fits])
+    with np.errstate(invalid="ignore"):  # a single one may be -inf
+        shares = _floored(np.exp(elbos - elbos[0]))
+    return _weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessed:
+    """Weighted draws in the coordinates of `oracle`, and what they say."""
+
+    oracle: AbstractOracle
+    parts: tuple[AbstractGaussian, ...]
+    weighed: Weighed
+    values: dict[str, np.ndarray]
+    moments: Moments
+    case: Circumstances
+    judgement: Judgement
+    residual: float
+
+
+def assess_fits(search: Search) -> Assessed:
+    weighed = _weigh_fits(search)
+    for _ in range(_FOLLOWED):
+        if not (weighed.usable and search.oracle.dim <= MOST_DENSE and follow(search, weighed.z, weighed.excess)):
+            break
+        seek_more(search)
+        weighed = _weigh_fits(search)
+    parts = tuple(fit.q for fit in search.fits)
+    if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
+        shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
+        weighed = _weigh(search, parts, _floored(shares), search.oracle)
+    best = search.fits[0]
+    case = Circumstances(
+        q=best.q,
+        modes=len(parts),
+        converged=best.residual <= search.solver.tolerance,
+        fitted_elbo=best.elbo,
+        late=search.late,
+        modes_left=search.modes_left,
+        largest_log_weight=float(np.max(weighed.excess)) if weighed.usable else math.inf,
+        thorough=search.effort.always_chains,
+        shares_known=search.oracle.dim <= MOST_DENSE or weighed.check.ess > TELLING_ESS,
+    )
+    return _assess(search.oracle, parts, weighed, case, best.residual)
+
+
+def _assess(
+    oracle: AbstractOracle,
+    parts: tuple[AbstractGaussian, ...],
+    weighed: Weighed,
+    case: Circumstances,
+    residual: float,
+    known: Moments | None = None,  # whose tails count too
+) -> Assessed:
+    values = oracle.constrained(weighed.z)
+    columns = flattened(values)
+    moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
+    if known is not None:
+        moments = with_tails(moments, known)
+    judgement = by_weights(case, weighed.check, moments)
+    return Assessed(oracle, parts, weighed, values, moments, case, judgement, residual)
+
+
+def bend(search: Search, plain: Assessed) -> Assessed:
+    """The assessment of a `Driven` map from the best Gaussian, where that does better than the Gaussians; else theirs.
+
+    Better: more effective draws, no less evidence, and none of the modes outside of it (a funnel's neck looks like a
+    mode to a Gaussian).
+    """
+    d = search.oracle.dim
+    if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
+        return plain
+    fit = fit_driven(search.oracle, search.gaussians[0], search.random, deadline=search.deadline)
+    if fit is None:
+        return plain
+    oracle = WarpedOracle(search.oracle, fit.warp)
+    parts = (Gaussian(np.zeros(d), np.eye(d)),)
+    weighed = _weigh(search, parts, np.ones(1), oracle)
+    old, new = plain.weighed.check, weighed.check
+    if not (weighed.usable and new.ess > _BETTER * old.ess):
+        return plain
+    if len(plain.parts) > 1:
+        places = fit.warp.inverse(np.array([q.mean for q in plain.parts]))
+        outside = parts[0].radius(places) > d + 6 * math.sqrt(2 * d) + 9
+        noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
+        if outside.any() or new.log_evidence < old.log_evidence - max(_LESS_EVIDENCE, noise):
+            return plain
+    case = dataclasses.replace(
+        plain.case,
+        modes=1,
+        converged=fit.finished,
+        fitted_elbo=fit.elbo,
+        late=search.late,
+        largest_log_weight=float(np.max(weighed.excess)),
+    )
+    # A map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it. Weights
+    # of Gaussians that were good but for such a tail have seen it; others are wild for reasons of their own
+    good = old.khat < _NO_ERROR and old.ess > _GOOD_SHARE * old.pairs
+    known = plain.moments if good else None
+    return _assess(oracle, parts, weighed, case, plain.residual, known)
+
+
+def with_tails(moved: Moments, weighted: Moments) -> Moments:
+    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
+
+    A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
+    heavy-tailed proposal reach further.
+    """
+    mean_khat, sd_khat = (
+        np.where(theirs > _NO_MOMENT, np.maximum(own, theirs), own)
+        for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
+    )
+    return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
+
+
+def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:
+    """Shares that sum to one, none so small that its mode would hardly be drawn."""
+    shares = np.maximum(np.nan_to_num(shares / np.sum(shares)), _LEAST_SHARE)
+    return shares / shares.sum()

@@ -1,0 +1,79 @@
+"""A target as host code sees it: what is compiled when, and rows evaluated at once or one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compiles import counting_compiles
+from qphi.precision import double
+from qphi.targets import LogDensity
+from qphi.targets.oracle import Oracle
+
+DIM = 3
+SHAPE = np.array([[2.0, 0.5, 0.1], [0.5, 1.0, 0.3], [0.1, 0.3, 0.5]])
+
+
+def quartic(values):
+    z = values["z"]
+    return -0.5 * z @ jnp.asarray(SHAPE) @ z - 0.1 * jnp.sum(z**4)
+
+
+def factorising(values):
+    """The same density, with a factorisation in it: rows are evaluated one by one."""
+    triangular = jnp.linalg.cholesky(jnp.asarray(SHAPE))
+    return -0.5 * jnp.sum((triangular.T @ values["z"]) ** 2) - 0.1 * jnp.sum(values["z"] ** 4)
+
+
+def oracle_of(log_density):
+    with double():
+        return Oracle(LogDensity(log_density, {"z": jnp.zeros(DIM)}))
+
+
+@pytest.mark.parametrize("density", [quartic, factorising])
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_rows_are_evaluated_exactly_however_many_there_are(density, rows):
+    oracle, z = oracle_of(density), np.random.default_rng(0).normal(size=(rows, DIM))
+    value = -0.5 * np.sum(z * (z @ SHAPE), axis=1) - 0.1 * np.sum(z**4, axis=1)
+    gradient = -z @ SHAPE - 0.4 * z**3
+    hessian = -SHAPE - 1.2 * np.diag(np.mean(z**2, axis=0))
+    np.testing.assert_allclose(oracle.values(z), value, rtol=1e-12)
+    for found, exact in zip(oracle.gradients(z), (value, gradient), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-10, atol=1e-12)
+    for found, exact in zip(oracle.mean_curvature(z), (value.mean(), gradient.mean(axis=0), hessian), strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(oracle.constrained(z)["z"], z)
+    assert (oracle.values_asked, oracle.gradients_asked, oracle.hessians_asked) == (rows, rows, rows)
+
+
+def test_what_is_prepared_is_not_compiled_again():
+    oracle, z = oracle_of(lambda values: quartic(values) + 1.0), np.ones((64, DIM))
+    with counting_compiles() as count:
+        oracle.prepare(hessians=64)
+        oracle.mean_curvature(z), oracle.values(z[:1]), oracle.values(np.ones((400, DIM))), oracle.constrained(z)
+    assert count.compiled == 3
+    with counting_compiles() as count:
+        oracle.prepare(hessians=64)
+        oracle.mean_curvature(z)
+    assert count.compiled == 0
+
+
+def test_calls_of_a_cheap_density_have_one_size():
+    oracle = oracle_of(lambda values: quartic(values) + 2.0)
+    with counting_compiles() as count:
+        for rows in (1, 8, 64, 256, 1000):
+            oracle.gradients(np.ones((rows, DIM)))
+    assert count.compiled == 1
+
+
+def test_what_cannot_be_prepared_says_so_where_it_is_asked_for():
+    @jax.custom_vjp
+    def once(z):
+        return -0.5 * jnp.sum(z**2)
+
+    once.defvjp(lambda z: (once(z), z), lambda z, cotangent: (-z * cotangent,))
+    oracle = oracle_of(lambda values: once(values["z"]))
+    oracle.prepare(hessians=64)
+    assert oracle.values(np.zeros((1, DIM)))[0] == 0.0
+    with pytest.raises(TypeError, match="custom_vjp"):
+        oracle.mean_curvature(np.zeros((64, DIM)))

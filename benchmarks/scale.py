@@ -223,6 +223,8 @@ def _write_table(rows: list[dict[str, Any]], load: float) -> None:
 
 
 def _plot(rows: list[dict[str, Any]], smoke: bool) -> None:
+    from matplotlib.ticker import NullFormatter
+
     from qphi import theme
 
     drawn = theme.figure(7.5, 3.0, margins=(0.65, 0.15, 0.55, 0.4))
@@ -231,7 +233,13 @@ def _plot(rows: list[dict[str, Any]], smoke: bool) -> None:
         theme.style(plot, title=title)
         for model, colour in zip(MODELS, (theme.ACCENT, theme.SECOND), strict=True):
             found = sorted((r for r in rows if r["model"] == model and column in r), key=lambda r: r["dim"])
-            plot.loglog([r["dim"] for r in found], [r[column] for r in found], "o-", color=colour, label=model)
+            plot.plot([r["dim"] for r in found], [r[column] for r in found], "o-", color=colour, label=model)
+        plot.set_xscale("log")
+        if column == "seconds":
+            plot.set_yscale("log")
+            plot.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            plot.set_ylim(bottom=0)
         plot.set_xlabel("dimensions")
         plot.legend(frameon=False)
     path = figure_file(NAME, smoke)

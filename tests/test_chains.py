@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qphi.checks.chains import Ensemble, worst_rhat
+from qphi.checks.settle import settle
 from qphi.noise import generator
 from qphi.precision import double
 from qphi.solvers.exact import Gaussian
@@ -89,3 +90,32 @@ def test_rhat_tells_settled_chains_from_stuck_ones():
     narrow[:, :128, 2] *= 0.2  # same mean everywhere, different scales: only the folded draws tell
     assert worst_rhat(narrow) > 1.05
     assert worst_rhat(np.ones((16, 4, 1))) <= 1.0
+
+
+def settled(log_density, chains, most_moves=2000):
+    start = np.random.default_rng(1).standard_normal((chains, 2))
+    return settle(
+        oracle_of(log_density, 2), (STANDARD,), start, np.full(chains, 1 / chains), np.random.default_rng(0),
+        chains=chains, most_moves=most_moves, deadline=np.inf,
+    )  # fmt: skip
+
+
+def test_chains_that_settle_at_once_are_all_kept():
+    found = settled(lambda z: -0.5 * jnp.sum(z**2), 256)
+    assert found.settled
+    assert found.chains == 256
+
+
+def test_fewer_chains_go_on_where_many_have_not_settled():
+    # a ridge 8 times as long as it is wide, of which q knows nothing
+    found = settled(lambda z: -0.5 * (z[0] / 8) ** 2 - 0.5 * z[1] ** 2, 256)
+    assert found.settled
+    assert found.chains == 64
+    np.testing.assert_allclose(found.z.std(axis=0), [8, 1], rtol=0.15)
+
+
+def test_chains_that_cannot_settle_say_so():
+    # two modes that chains do not pass between, taken for one
+    found = settled(lambda z: jnp.logaddexp(-0.5 * jnp.sum((z - 5) ** 2), -0.5 * jnp.sum((z + 5) ** 2)), 64, 400)
+    assert not found.settled
+    assert found.rhat > 1.5

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import qphi
+from qphi.modes import EFFORTS, Search, certify
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
 from qphi.solvers.descent import Dense, Limited
@@ -309,3 +310,34 @@ def test_solvers_that_do_not_go_with_the_rest_are_refused(wrong_types):
         qphi.fit(log_density, example=example, key=KEY, solver="laplace")
     with pytest.raises(qphi.InputError, match="Newton fits full-rank Gaussians, of at most 1000 dimensions"):
         qphi.fit(log_density, example={"z": jnp.zeros(1001)}, key=KEY, solver=Newton())
+
+
+def search_after(log_density, dim):
+    """A search with one Newton fit on the usual number of draws."""
+    search = Search(oracle_of(log_density, dim), np.random.default_rng(0), KEY, EFFORTS["standard"], math.inf)
+    solver = search.solver.with_draws(search.random, dim)
+    state, _ = solve(search.oracle, solver, Gaussian(np.zeros(dim), np.eye(dim)), max_steps=100)
+    search.fits.append(state)
+    return search, solver.draws(dim).shape[0]
+
+
+def test_a_fit_that_other_draws_would_not_move_is_left_alone():
+    search, draws = search_after(lambda z: -0.5 * jnp.sum((z - 3) ** 2), 4)
+    before, asked = search.fits[0], search.oracle.hessians_asked
+    certify(search)
+    assert search.fits[0] is before
+    assert search.draw_error < 1e-6
+    assert search.oracle.hessians_asked == asked + draws
+
+
+def test_draws_are_doubled_where_others_would_move_the_fit():
+    dim = 20
+    skewed = lambda z: jnp.sum(-0.5 * z**2 + jax.scipy.stats.norm.logcdf(10 * z))  # noqa: E731
+    search, draws = search_after(skewed, dim)
+    fresh = search.solver.with_draws(search.random, dim)
+    first = fresh.step(search.oracle, fresh.init(search.oracle, search.fits[0].q)).residual / math.sqrt(dim)
+    asked = search.oracle.hessians_asked
+    certify(search)
+    assert first > 0.08
+    assert search.draw_error < 0.05
+    assert search.oracle.hessians_asked > asked + 3 * draws

@@ -6,9 +6,11 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from numpyro.distributions import constraints
 
-from qphi.checks.preflight import preflight
+from qphi.checks.preflight import preflight, saturated
 from qphi.noise import generator
 from qphi.precision import double
 from qphi.targets import LogDensity
@@ -69,3 +71,18 @@ def test_each_check_fails_alone_and_says_why(name):
     assert found[name].advice
     assert re.search(words, found[name].found)
     assert str(found[name]).startswith(f"{name}: ")
+
+
+def test_only_different_places_with_one_value_are_rounded():
+    def target(values):
+        return jnp.sum(values["p"])
+
+    with double():
+        oracle = Oracle(LogDensity(target, {"p": jnp.full(2, 0.5)}, supports={"p": constraints.unit_interval}))
+    z = np.random.default_rng(0).normal(size=(100, 2))
+    weights = np.full(100, 0.01)
+    stuck = z.copy()
+    stuck[:40] = [5.0, -5.0]  # a chain that refuses every move
+    assert saturated(oracle, stuck, oracle.constrained(stuck), weights).passed
+    z[:40] += 40.0
+    assert not saturated(oracle, z, oracle.constrained(z), weights).passed

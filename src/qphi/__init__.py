@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
     from qphi.families import LowRankGaussian as LowRankGaussian
+    from qphi.families import SkewLift as SkewLift
     from qphi.families import StandardNormal as StandardNormal
     from qphi.families import StudentT as StudentT
     from qphi.inference import Trained as Trained
@@ -60,6 +61,7 @@ _HOMES = {
     "LowRankGaussian": "qphi.families",
     "MonteCarlo": "qphi.bounds",
     "Posterior": "qphi.posterior",
+    "SkewLift": "qphi.families",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",

@@ -10,20 +10,19 @@ from jaxtyping import Bool, Float
 
 from qphi.checks.judge import Circumstances, Judgement, by_weights
 from qphi.checks.proposal import Proposal
-from qphi.checks.weighted import Moments, WeightCheck, check_weights, flattened, weighted_moments
+from qphi.checks.weighted import Moments, WeightCheck, check_weights, flattened, weighted_moments, with_tails
 from qphi.importance import ImportanceWeights
 from qphi.modes import Search, follow, seek_more
 from qphi.solvers.driven import MOST_DRIVEN, WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
-__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "with_tails"]
+__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend"]
 
 TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
-_NO_MOMENT = 0.9  # Pareto k
 _BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
-_NO_ERROR, _GOOD_SHARE = 0.7, 0.25  # Pareto k; of the pairs: weights that are good but for a tail
+_NO_ERROR, _FAIR_SHARE = 0.7, 0.2  # Pareto k; of the pairs: weights that are good but for a tail
 _FOLLOWED = 2  # rounds of climbs from draws that stand out
 
 
@@ -125,8 +124,8 @@ def _assess(
 def bend(search: Search, plain: Assessed) -> Assessed:
     """The assessment of a `Driven` map from the best Gaussian, where that does better than the Gaussians; else theirs.
 
-    Better: more effective draws, no less evidence, and none of the modes outside of it (a funnel's neck looks like a
-    mode to a Gaussian).
+    Better: more effective draws, no heavier tails where the Gaussians have fair ones, no less evidence, and none of the
+    modes outside of it (a funnel's neck looks like a mode to a Gaussian).
     """
     d = search.oracle.dim
     if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
@@ -140,6 +139,9 @@ def bend(search: Search, plain: Assessed) -> Assessed:
     old, new = plain.weighed.check, weighed.check
     if not (weighed.usable and new.ess > _BETTER * old.ess):
         return plain
+    fair = old.ess > _FAIR_SHARE * old.pairs
+    if fair and new.khat > max(old.khat, _NO_ERROR):
+        return plain  # more even in the bulk is no gain where tails are cut off: chains would not get there either
     if len(plain.parts) > 1:
         places = fit.warp.inverse(np.array([q.mean for q in plain.parts]))
         outside = parts[0].radius(places) > d + 6 * math.sqrt(2 * d) + 9
@@ -156,22 +158,8 @@ def bend(search: Search, plain: Assessed) -> Assessed:
     )
     # A map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it. Weights
     # of Gaussians that were good but for such a tail have seen it; others are wild for reasons of their own
-    good = old.khat < _NO_ERROR and old.ess > _GOOD_SHARE * old.pairs
-    known = plain.moments if good else None
+    known = plain.moments if fair and old.khat < _NO_ERROR else None
     return _assess(oracle, parts, weighed, case, plain.residual, known)
-
-
-def with_tails(moved: Moments, weighted: Moments) -> Moments:
-    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
-
-    A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
-    heavy-tailed proposal reach further.
-    """
-    mean_khat, sd_khat = (
-        np.where(theirs > _NO_MOMENT, np.maximum(own, theirs), own)
-        for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
-    )
-    return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
 
 
 def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:

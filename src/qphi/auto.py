@@ -4,6 +4,7 @@ CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, or the exact solver that was given)
 PROBE   more climbs, from far outside what was found
+CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from qphi.assess import TELLING_ESS, assess_fits, bend, with_tails
+from qphi.assess import TELLING_ESS, assess_fits, bend
 from qphi.checks.judge import Judgement, by_chains
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import settle
@@ -29,9 +30,8 @@ from qphi.checks.weighted import (
     Moments,
     WeightCheck,
     believable,
-    flattened,
     unflattened,
-    weighted_moments,
+    with_tails,
 )
 from qphi.importance import ImportanceWeights
 from qphi.many import fit_many, sized
@@ -41,6 +41,7 @@ from qphi.modes import (
     AsClimbed,
     Effort,
     Search,
+    certify,
     climb,
     fit_modes,
     fit_wide,
@@ -64,6 +65,9 @@ from qphi.targets.starts import dispersed_starts
 from qphi.verdict import Trust, Verdict
 
 __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
+
+_NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
+_LESS = 5  # of the chains' budget, where they check weights that look good
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +147,8 @@ def explore(
             probe(search)
     with search.stage("probe"):
         seek_more(search)
+    with search.stage("certify"):
+        certify(search)
     if not search.fits:
         # No Gaussian has a finite ELBO: say so about the best there is
         best = max(paths, key=lambda path: -path.energy)
@@ -171,9 +177,13 @@ def _conclude(search: Search) -> Inference:
         "ess": weighed.check.ess,
         "modes": float(case.modes),
         "residual": assessed.residual,
+        "draw_error": search.draw_error,
     }
-    wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
+    bent = oracle is not search.oracle  # a map's weights do not see what lies beyond its tails; chains get there
+    wanted = effort.chains > 0 and (effort.always_chains or bent or not judgement.trust.usable)
+    checking = bent and judgement.trust.usable and not effort.always_chains
     wanted &= case.shares_known or case.modes == 1  # else no number of moves would make the draws usable
+    wanted &= not any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
     if weighed.usable and wanted and not search.late:
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed
@@ -185,14 +195,12 @@ def _conclude(search: Search) -> Inference:
                 weighed.is_gaussian.astype(float) if even else weighed.weights,
                 search.random,
                 chains=effort.chains,
-                most_moves=effort.most_moves,
-                deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains),
+                most_moves=effort.most_moves // (_LESS if checking else 1),
+                deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains / (_LESS if checking else 1)),
             )
         if settling is not None:
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
-            rows = flattened(settling.values)
-            equal = np.full(len(rows), 1 / len(rows))
-            moved = weighted_moments(rows, equal)
+            equal, moved = np.full(len(settling.z), 1 / len(settling.z)), settling.moments
             if weighed.check.ess > TELLING_ESS:
                 moved = with_tails(moved, moments)
             good = judgement.trust.usable
@@ -200,9 +208,9 @@ def _conclude(search: Search) -> Inference:
             if not good:
                 judgement, moments = by_moves, moved
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
-            elif not by_moves.trust.usable and settling.settled:
+            elif not by_moves.trust.usable and (bent or settling.settled):
                 judgement = by_moves  # chains that have settled disagree with weights that look good
-    search.findings = (*search.findings, saturated(search.oracle, values, weights))
+    search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
     verdict = Verdict(
@@ -249,7 +257,7 @@ def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judge
             continue
         if finding.name == "support" and judgement.trust.usable:
             continue  # an edge that the fit has coped with
-        improper = finding.name in ("proper", "rounding")
+        improper = finding.name in _NO_ANSWER
         usable = judgement.trust.usable and not improper
         trust = Trust.UNRELIABLE if improper and judgement.trust.usable else judgement.trust
         reasons = (*judgement.reasons, finding.found) if usable else (finding.found, *judgement.reasons)

@@ -28,6 +28,7 @@ __all__ = [
     "AsClimbed",
     "Effort",
     "Search",
+    "certify",
     "climb",
     "fit_modes",
     "fit_wide",
@@ -45,6 +46,7 @@ _NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
 _NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
 _COMING = 0.5  # posterior sds: how close, to tell which mode a fit is coming to
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
+_DRAW_ERROR, _MOST_TIMES = 0.05, 8  # posterior sds by which other draws would move a coordinate; as many draws
 _NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
 
 
@@ -101,6 +103,7 @@ class Search:
     fits: list[Fit | SpikedFit] = dataclasses.field(default_factory=list)  # one for each mode, the best first
     solver_steps: int = 0
     findings: tuple[Finding, ...] = ()
+    draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
     modes_left: bool = False  # the last round of starts still found modes
 
     @property
@@ -238,6 +241,33 @@ def probe(search: Search) -> None:
     chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][:probes]
     if len(chosen):
         fit_modes(search, climb(search, z[chosen], steps))
+
+
+def certify(search: Search) -> None:
+    """Would other draws have given another Gaussian? If so the fits go on with twice as many, three times at most.
+
+    The residual on fresh draws is how far a step on them would go, in posterior sds. Where draws are given or their
+    Hessians are not asked for there is nothing to see.
+    """
+    if not (search.solver.uses_hessians and search.solver.eps is None):
+        return
+    dim = search.oracle.dim
+    for i, fit in enumerate(search.fits):
+        times, error = 1, math.inf
+        while isinstance(fit, Fit) and not search.late:
+            fresh = search.solver.with_draws(search.random, dim, times)
+            error = fresh.step(search.oracle, fresh.init(search.oracle, fit.q)).residual / math.sqrt(dim)
+            if error < _DRAW_ERROR or times == _MOST_TIMES:
+                break
+            times *= 2
+            more = search.solver.with_draws(search.random, dim, times)
+            state, steps = solve(search.oracle, more, fit.q, max_steps=_FIT_STEPS, deadline=search.deadline)
+            search.solver_steps += steps
+            if more.answer(state) is None:
+                break
+            fit = search.fits[i] = state
+        if i == 0:
+            search.draw_error = error
 
 
 def seek_more(search: Search) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -23,6 +24,7 @@ from qphi.families import (
     FullRankGaussian,
     GaussianMixture,
     LowRankGaussian,
+    SkewLift,
     SpikedGaussian,
     StandardNormal,
     StudentT,
@@ -82,6 +84,13 @@ FAMILIES: dict[str, FamilyCase] = {
     "SpikedGaussian": FamilyCase(
         SpikedGaussian,
         {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3], "directions": [[0.6], [-0.7]], "excess": [-0.5]},
+    ),
+    "SkewLift": FamilyCase(
+        lambda mean, log_scale: SkewLift(
+            DiagonalGaussian(mean, log_scale), mean, lambda z: jax.scipy.stats.norm.logcdf(2 * z[0] - 3 * z[1])
+        ),
+        {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3]},
+        no_pathwise_gradient=("mean", "log_scale"),
     ),
     "StudentT": FamilyCase(StudentT, {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "log_df": 1.9}),
     "GaussianMixture": FamilyCase(

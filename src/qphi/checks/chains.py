@@ -86,6 +86,10 @@ class Ensemble:
         self.log_step = float(np.clip(moved, math.log(_SHORTEST_STEP), math.log(_LONGEST_STEP)))
         self.moves += 1
 
+    def halve(self) -> None:
+        """Go on with every other chain."""
+        self.part_of, self.u = self.part_of[::2], self.u[::2]
+
     def _force(self, u: Float[np.ndarray, "chains dim"], slope: Float[np.ndarray, "chains dim"]):
         """What moves p in steps."""
         return slope + u if self.turning else slope

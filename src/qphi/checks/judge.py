@@ -9,7 +9,7 @@ import numpy as np
 
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
-from qphi.checks.weighted import Moments, WeightCheck, believable
+from qphi.checks.weighted import Moments, WeightCheck, believable, existing
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
@@ -19,6 +19,7 @@ _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
 _KHAT = 0.7
 _DISAGREEMENT = 0.3  # posterior sds between chains and weights that both look good
+_OTHER_SPREAD, _SURE = 0.1, 4.0  # of log sds, and in standard errors
 _HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
@@ -97,7 +98,10 @@ def by_weights(case: Circumstances, check: WeightCheck, moments: Moments) -> Jud
 
 
 def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: Moments | None) -> Judgement:
-    """Corrected where chains have settled and every mean and sd can be believed. `other`: good weighted moments."""
+    """Corrected where chains have settled and every mean and sd can be believed.
+
+    `other`: good weighted moments, which chains only check: these need not have small errors of their own.
+    """
     said = f"{settling.chains} Markov chains from q, {settling.moves} moves"
     reasons = _modes(case)
     if case.modes_left:
@@ -106,13 +110,16 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
         reasons.append(f"{said}, have not settled (R-hat {settling.rhat:.2f}, drift {settling.drift:.2f} sd)")
         return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
     reasons.append(f"draws are those of {said} (R-hat {settling.rhat:.2f})")
-    mean_ok, sd_ok = believable(moments)
+    mean_ok, sd_ok = believable(moments) if other is None else existing(moments)
     if not (mean_ok.all() and sd_ok.all()):
         return Judgement(Trust.UNRELIABLE, (_doubtful(mean_ok, sd_ok), *reasons), _TAILS)
     if other is not None:
         with np.errstate(invalid="ignore", divide="ignore"):
             moved = np.abs(moments.mean - other.mean) / other.sd
-        if np.nanmax(moved, initial=0.0) > _DISAGREEMENT:
+            spread = np.abs(np.log(moments.sd / other.sd))
+            noise = np.hypot(moments.sd_error / moments.sd, other.sd_error / other.sd)
+        far = np.nanmax(moved, initial=0.0) > _DISAGREEMENT
+        if far or np.any(spread > np.maximum(_OTHER_SPREAD, _SURE * noise)):
             return Judgement(
                 Trust.UNRELIABLE, ("chains moved away from weights that looked good", *reasons), _CHECK_MODEL
             )

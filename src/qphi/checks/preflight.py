@@ -192,15 +192,23 @@ def _stays(oracle: Oracle, place: Float[np.ndarray, " dim"], ways: Float[np.ndar
     return heavy.reshape(2, -1).any(axis=0)
 
 
-def saturated(oracle: Oracle, values: Mapping[str, np.ndarray], weights: Float[np.ndarray, " draws"]) -> Finding:
+def saturated(
+    oracle: Oracle,
+    z: Float[np.ndarray, "draws dim"],
+    values: Mapping[str, np.ndarray],
+    weights: Float[np.ndarray, " draws"],
+) -> Finding:
     """Whether constrained latents of different z are one and the same number at an end, rounded.
 
     A probability closer to one than 1e-16 is one. The density there is that of the rounded value: tails are cut off.
+    Draws that repeat a z, as those of a chain that refuses a move do, count once.
     """
+    _, once = np.unique(z, axis=0, return_index=True)
+    weights = weights[once]
     sites: Sequence[Site] = getattr(oracle.target, "sites", ())
     names = []
     for site in sites:
-        flat = values[site.name].reshape(len(weights), -1)
+        flat = values[site.name].reshape(len(z), -1)[once]
         ends = [np.max(weights @ (flat == end)) for end in (flat.min(axis=0), flat.max(axis=0))]
         if not site.is_real and max(ends) > _ROUNDED + 2 * np.max(weights):
             names.append(site.name)

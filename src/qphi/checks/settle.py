@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from qphi.checks.chains import Ensemble, worst_rhat
-from qphi.checks.weighted import flattened, noisy, weighted_moments
+from qphi.checks.weighted import Moments, flattened, noisy, weighted_moments, with_tails
 from qphi.noise import systematic
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
 from qphi.targets.oracle import AbstractOracle
@@ -24,6 +24,7 @@ _FIRST_STATES, _FEWEST_STATES = 16, 8
 _RHAT, _DRIFT = 1.05, 0.1
 _NUMBERS = 2**25  # of recorded states: 256 MB
 _BLOCK = 512  # columns measured at a time
+_FEWEST_CHAINS, _FEWEST_OF_A_MODE = 64, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Settling:
 
     z: Float[np.ndarray, "draws dim"]
     values: dict[str, np.ndarray]
+    moments: Moments  # of the flattened values
     chains: int
     moves: int
     acceptance: float
@@ -61,6 +63,8 @@ def settle(
 ) -> Settling | None:
     """Chains from `chains` of the weighted draws; their length doubles until they have settled.
 
+    Many short chains from good draws are the best answer, fewer longer ones the better proof: where they have not
+    settled, every other one is left, and the next doubling costs no more than the last.
     None when `time.monotonic()` passes `deadline` before there is anything to look at.
     """
     start = z[systematic(random, weights, chains)]
@@ -74,6 +78,7 @@ def settle(
             return None
     ensemble.rate = 0.0
     states: list[np.ndarray] = []
+    before: list[Moments] = []
     # a Gaussian turned by a random angle has forgotten more, and the worst of many columns needs longer chains
     wanted, thin = (3 * _FIRST_STATES // 2, _THIN // 2) if many else (_FIRST_STATES, _THIN)
     most_states = max(_FIRST_STATES, _NUMBERS // (chains * oracle.dim))
@@ -87,17 +92,30 @@ def settle(
         if len(states) < _FEWEST_STATES:
             return None
         late = np.array(states[len(states) // 2 :])
-        values = oracle.constrained(late.reshape(-1, oracle.dim))
-        rhat, drift = _measured(flattened(values).reshape(len(late), chains, -1), part_of)
-        found = Settling(late.reshape(-1, oracle.dim), values, chains, ensemble.moves, ensemble.accepted, rhat, drift)
-        spent = len(states) < wanted or ensemble.moves + thin * len(states) > most_moves
+        rows = late.reshape(-1, oracle.dim)
+        values = oracle.constrained(rows)
+        rhat, drift = _measured(flattened(values).reshape(*late.shape[:2], -1), part_of)
+        moments = weighted_moments(flattened(values), np.full(len(rows), 1 / len(rows)), late.shape[1])
+        for others in before:
+            moments = with_tails(moments, others)
+        found = Settling(rows, values, moments, len(part_of), ensemble.moves, ensemble.accepted, rhat, drift)
+        most = most_moves * chains // len(ensemble.u)
+        spent = len(states) < wanted or ensemble.moves + thin * len(states) > most
         if spent:
             return found
         if found.settled:
-            rows = flattened(values)
-            if not noisy(weighted_moments(rows, np.full(len(rows), 1 / len(rows)))):
+            if not noisy(moments):
                 return found
+        elif _can_halve(part_of):
+            part_of, states = part_of[::2], [state[::2] for state in states]
+            ensemble.halve()
+            before.append(moments)  # fewer chains have seen less of the tails
         wanted = 2 * len(states)
+
+
+def _can_halve(part_of: Int[np.ndarray, " chains"]) -> bool:
+    left = np.bincount(part_of[::2])
+    return len(part_of[::2]) >= _FEWEST_CHAINS and bool(np.all((left == 0) | (left >= _FEWEST_OF_A_MODE)))
 
 
 def _measured(

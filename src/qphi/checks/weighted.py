@@ -18,13 +18,16 @@ __all__ = [
     "WeightCheck",
     "believable",
     "check_weights",
+    "existing",
     "flattened",
     "noisy",
     "unflattened",
     "weighted_moments",
+    "with_tails",
 ]
 
 _MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
+_NO_MOMENT = 0.9  # Pareto k
 _KHAT, _LIGHT = 0.7, 0.3
 _BLOCK = 512  # columns at a time
 
@@ -118,18 +121,23 @@ def check_weights(
     return check, point.ravel()
 
 
-def weighted_moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]) -> Moments:
-    """Self-normalised importance sampling estimates; standard errors over pairs by the delta method.
+def weighted_moments(
+    values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], independent: int | None = None
+) -> Moments:
+    """Self-normalised importance sampling estimates; standard errors by the delta method.
 
+    Rows i, i + `independent`, i + 2 `independent`, ... belong together (a pair, or the states of a chain), and only
+    their sums are independent: the errors are from the spread of these. The default is pairs, len(values) / 2 of them.
     The tail shapes are of w |h - mean| and of w (h - mean)^2, summed over pairs: above 0.7 the average has no error
     that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
     """
     blocks = range(0, max(values.shape[1], 1), _BLOCK)  # what is in between is larger than the values
-    parts = [_moments(values[:, begin : begin + _BLOCK], weights) for begin in blocks]
+    independent = len(values) // 2 if independent is None else independent
+    parts = [_moments(values[:, begin : begin + _BLOCK], weights, independent) for begin in blocks]
     return Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
 
 
-def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]) -> Any:
+def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], independent: int) -> Any:
     """The fields of `Moments`."""
     pairs = len(values) // 2
     with np.errstate(over="ignore", invalid="ignore"):
@@ -139,13 +147,15 @@ def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarr
         second = first * centered
         # of absolute values: where the two of a pair cancel, what is left is rounding, whose tail says nothing
         size = np.abs(first[:pairs]) + np.abs(first[pairs:])
-        first, second = first[:pairs] + first[pairs:], second[:pairs] + second[pairs:]
+        square = second[:pairs] + second[pairs:]
         variance = second.sum(axis=0)
         sd = np.sqrt(variance)
-        pair_weight = (weights[:pairs] + weights[pairs:])[:, None]
-        mean_error = np.sqrt(np.sum(first**2, axis=0))
-        sd_error = np.sqrt(np.sum((second - pair_weight * variance) ** 2, axis=0)) / (2 * sd)
-    return mean, sd, mean_error, sd_error, tail_shape(size), tail_shape(second)
+        excess = second - weights[:, None] * variance
+        mean_error, variance_error = (
+            np.sqrt(np.sum(terms.reshape(-1, independent, terms.shape[1]).sum(axis=0) ** 2, axis=0))
+            for terms in (first, excess)
+        )
+    return mean, sd, mean_error, variance_error / (2 * sd), tail_shape(size), tail_shape(square)
 
 
 def flattened(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "draws columns"]:
@@ -172,8 +182,26 @@ def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarra
     return mean_ok, sd_ok
 
 
+def existing(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
+    """For each column, whether its tails leave room for a mean and for an sd."""
+    return ~(m.mean_khat > _NO_MOMENT), ~(m.sd_khat > _NO_MOMENT)
+
+
 def noisy(m: Moments) -> bool:
     """Whether more draws would help: an error is too large, and not because of a tail."""
     mean_ok, sd_ok = believable(m)
     tame = (m.mean_khat < m.highest_khat, m.sd_khat < m.highest_khat)
     return bool(np.any(~mean_ok & tame[0]) or np.any(~sd_ok & tame[1]))
+
+
+def with_tails(moved: Moments, weighted: Moments) -> Moments:
+    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
+
+    A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
+    heavy-tailed proposal reach further.
+    """
+    mean_khat, sd_khat = (
+        np.where(theirs > _NO_MOMENT, np.maximum(own, theirs), own)
+        for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
+    )
+    return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)

@@ -6,6 +6,7 @@ from qphi.families.flow import AbstractFlow, AutoregressiveFlow, CouplingFlow
 from qphi.families.from_numpyro import FromNumPyro, as_family
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 from qphi.families.kl import has_kl, kl_divergence, register_kl
+from qphi.families.lifted import SkewLift
 from qphi.families.low_rank import LowRankGaussian
 from qphi.families.mixture import GaussianMixture
 from qphi.families.spiked import SpikedGaussian
@@ -24,6 +25,7 @@ __all__ = [
     "FullRankGaussian",
     "GaussianMixture",
     "LowRankGaussian",
+    "SkewLift",
     "SpikedGaussian",
     "StandardNormal",
     "StudentT",

@@ -206,11 +206,11 @@ class AbstractExactSolver(abc.ABC, Generic[S]):
             )
         return self.eps
 
-    def with_draws(self, random: np.random.Generator, dim: int) -> AbstractExactSolver[S]:
-        """The same with draws made with `random`, where it has none."""
+    def with_draws(self, random: np.random.Generator, dim: int, times: int = 1) -> AbstractExactSolver[S]:
+        """The same with `times` as many draws as usual, made with `random`, where it has none."""
         if self.eps is not None:
             return self
-        return dataclasses.replace(self, eps=fixed_draws(random, self.count(dim), dim))
+        return dataclasses.replace(self, eps=fixed_draws(random, times * self.count(dim), dim))
 
     @abc.abstractmethod
     def init(self, oracle: Oracle, start: Any) -> S:

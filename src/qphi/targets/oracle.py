@@ -23,7 +23,7 @@ from qphi.targets.base import AbstractTarget
 __all__ = ["AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
-_FACTORISES = re.compile(r"\b(cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal)\b")
+_FACTORISES = re.compile(r"= (cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _CHEAP = 2**19  # numbers evaluated in about a millisecond: less than another size would take to compile
 
@@ -83,6 +83,7 @@ class Oracle(AbstractOracle):
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
         self._coming: dict[Any, Future[Any]] = {}
+        self._curved = 0  # rows of a call for Hessians, as the first of them needed
 
     @property
     def dim(self) -> int:
@@ -124,7 +125,8 @@ class Oracle(AbstractOracle):
         """Means over the rows of log p, its gradient and its Hessian."""
         self.hessians_asked += len(z)
         total: Any = None
-        for rows, count in self._calls(z, self._size(len(z), 2 * self.dim, pad=False)):
+        self._curved = self._curved or self._size(len(z), 2 * self.dim, pad=False)  # more rows take more calls
+        for rows, count in self._calls(z, self._curved):
             weights = (np.arange(len(rows)) < count) / len(z)
             part = self._call(_weighted_curvature, rows, weights)
             total = part if total is None else jax.tree.map(np.add, total, part)

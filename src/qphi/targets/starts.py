@@ -20,16 +20,17 @@ def dispersed_starts(
 ) -> tuple[Float[np.ndarray, "starts dim"], Float[np.ndarray, "tried dim"]]:
     """`count` points (fewer only where fewer can be found) at which log p and its gradient are finite; the first tried.
 
-    Uniform in a box about the target's centre, (-2, 2)^dim as in Stan, a quarter of them in (-10, 10)^dim; where too
-    few of 64 are finite the box shrinks.
+    Uniform in a box about the target's centre, (-2, 2)^dim as in Stan, a quarter of them in (-10, 10)^dim, and each
+    with its reflection, so that no half of a space is left out; where too few of 64 are finite the box shrinks.
     Raises InputError, with the terms to blame, where no start at all has a finite density.
     """
     center = np.asarray(oracle.target.center(), np.float64)
     found: list[np.ndarray] = []
     radius, first = START_RADIUS, None
     for _ in range(_SHRINKAGES):
-        z = center + random.uniform(-radius, radius, (_TRIED, oracle.dim))
-        z[1::4] = center + _WIDER * (z[1::4] - center)
+        places = random.uniform(-radius, radius, (_TRIED // 2, oracle.dim))
+        places[::4] *= _WIDER
+        z = center + np.stack([places, -places], axis=1).reshape(_TRIED, oracle.dim)
         if not found:
             z[0] = center
         first = z if first is None else first

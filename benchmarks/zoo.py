@@ -1,0 +1,120 @@
+"""Silent failures and false alarms of `qphi.fit` over log densities with known answers, defaults only.
+
+The zoo (tests/posterior_zoo.py): Gaussians with scales from 1e-6 to 1e6 and in up to 1,000 dimensions, ridges, skews,
+boundaries, kinks, bananas, funnels, several modes, spikes in slabs, heavy tails, functionals without a mean or a
+variance, densities with NaN, jumps and steps, improper and unbounded ones.
+
+An answer is right where every mean is within 0.3 posterior sds and every sd within a factor of 1.5. A silent failure
+is a wrong answer called `trusted` or `corrected` (of densities that no answer can be right for: any that is); a false
+alarm is a right one called `unreliable` or `failed`. Writes benchmarks/results/zoo.json and the table of
+docs/verdicts.md.
+
+    python benchmarks/zoo.py
+    python benchmarks/zoo.py --seeds 1 --only funnel modes
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from _results import ROOT, markdown, parser, print_table, results_file, save
+
+sys.path.insert(0, str(ROOT / "tests"))
+NAME = "zoo"
+HEADER = ("density", "dimensions", "right", "verdicts", "mean error", "sd error", "seconds")
+MEAN, FACTOR = 0.3, 1.5
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--only", nargs="+", default=[], metavar="PART", help="densities whose names contain PART")
+    chosen = options.parse_args()
+    if chosen.smoke:
+        chosen.seeds, chosen.only = 1, chosen.only or ["standard", "cauchy"]
+    from posterior_zoo import DOUBTFUL, RIGHT
+
+    rows = []
+    for name, known in {**RIGHT, **DOUBTFUL}.items():
+        if chosen.only and not any(part in name for part in chosen.only):
+            continue
+        found = [_fit(name, known, seed, name in RIGHT) for seed in range(chosen.seeds)]
+        rows += found
+        print_table(HEADER, [_cells(found)])
+        save(results_file(NAME, chosen.smoke), {"rows": rows})
+    answers = [row for row in rows if row["right"]]
+    silent = [row for row in rows if row["usable"] and not row["right"]]
+    alarms = [row for row in answers if not row["usable"]]
+    said = (
+        f"Silent failures: {len(silent)} of {len(rows)} fits{_named(silent)}. "
+        f"False alarms: {len(alarms)} of {len(answers)} right answers{_named(alarms)}."
+    )
+    print(said)
+    if not (chosen.smoke or chosen.only):
+        _write(rows, said)
+
+
+def _fit(name: str, known: Any, seed: int, answerable: bool) -> dict[str, Any]:
+    import numpy as np
+
+    from posterior_zoo import fitted
+
+    began = time.monotonic()
+    posterior = fitted(known, seed)
+    seconds = time.monotonic() - began
+    mean, sd = posterior.mean()["x"], posterior.sd(allow_unreliable=True)["x"]
+    with np.errstate(all="ignore"):
+        mean_error = float(np.max(np.abs(mean - known.mean) / known.sd))
+        sd_error = float(np.max(np.abs(np.log(sd / known.sd))))
+    return {
+        "name": name,
+        "dim": known.dim,
+        "seed": seed,
+        "verdict": str(posterior.verdict.trust),
+        "usable": posterior.verdict.trust.usable,
+        "reasons": list(posterior.verdict.reasons),
+        "answerable": answerable,
+        "mean_error": mean_error,
+        "sd_error": sd_error,
+        "right": bool(answerable and mean_error < MEAN and sd_error < np.log(FACTOR)),
+        "seconds": seconds,
+    }
+
+
+def _named(rows: list[dict[str, Any]]) -> str:
+    counts = Counter(row["name"] for row in rows)
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})" if counts else ""
+
+
+def _cells(rows: list[dict[str, Any]]) -> list[str]:
+    import numpy as np
+
+    first = rows[0]
+    verdicts = Counter(row["verdict"] for row in rows).most_common()
+    errors = [f"{np.median([row[name] for row in rows]):.3f}" for name in ("mean_error", "sd_error")]
+    return [
+        first["name"],
+        f"{first['dim']:,}",
+        f"{sum(row['right'] for row in rows)}/{len(rows)}" if first["answerable"] else "no answer",
+        ", ".join(f"{count} {verdict}" for verdict, count in verdicts),
+        *(errors if first["answerable"] else ("", "")),
+        f"{np.median([row['seconds'] for row in rows]):.1f}",
+    ]
+
+
+def _write(rows: list[dict[str, Any]], said: str) -> None:
+    names = dict.fromkeys(row["name"] for row in rows)
+    table = markdown(HEADER, [_cells([row for row in rows if row["name"] == name]) for name in names])
+    page = ROOT / "docs" / "verdicts.md"
+    text = page.read_text(encoding="utf-8")
+    begin, end = "<!-- table -->\n", "\n<!-- end of table -->"
+    head, rest = text.split(begin)
+    page.write_text(head + begin + table + "\n\n" + said + end + rest.split(end)[1], encoding="utf-8")
+    print(f"wrote {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Log densities with known answers, right ones and such as no answer can be trusted for: the zoo of door 1.
+
+`benchmarks/zoo.py` counts silent failures and false alarms over them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+import qphi
+
+
+def normal(x, mean=0.0, sd=1.0):
+    return jnp.sum(-0.5 * ((x - mean) / sd) ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """A log density of x with its exact mean and sd; `verdicts` that are right for it."""
+
+    log_density: Callable
+    dim: int
+    mean: float | np.ndarray = 0.0
+    sd: float | np.ndarray = 1.0
+    verdicts: tuple[str, ...] = ("trusted",)
+    support: constraints.Constraint | None = None
+    log_evidence: float | None = None
+
+
+USABLE = ("trusted", "corrected")
+SCALES = 10.0 ** np.arange(-6, 7, 2)
+DELTA = 4 / math.sqrt(17)
+
+RIGHT = {
+    "standard": Known(normal, 3, log_evidence=1.5 * math.log(2 * math.pi)),
+    "shifted": Known(lambda x: normal(x, 1e3, 0.1), 2, 1e3, 0.1),
+    "scales": Known(lambda x: normal(x / SCALES - 3), 7, 3 * SCALES, SCALES),
+    "correlated": Known(
+        lambda x: -0.5 * (x[0] ** 2 - 2 * 0.999 * x[0] * x[1] + x[1] ** 2) / (1 - 0.999**2), 2,
+        log_evidence=math.log(2 * math.pi * math.sqrt(1 - 0.999**2)),
+    ),
+    "ridge": Known(
+        lambda x: -0.5 * ((x[0] + x[1]) / 1e-3) ** 2 - 0.5 * jnp.sum((x / 100) ** 2), 2, 0.0, 100 / math.sqrt(2)
+    ),
+    "many": Known(lambda x: normal(x, 1.0, jnp.linspace(0.1, 3, 100)), 100, 1.0, np.linspace(0.1, 3, 100)),
+    "thousand": Known(lambda x: normal(x, 1.0, jnp.linspace(0.1, 3, 1000)), 1000, 1.0, np.linspace(0.1, 3, 1000)),
+    "log-normal": Known(
+        lambda x: normal(jnp.log(x)) - jnp.sum(jnp.log(x)), 2, math.exp(0.5), math.sqrt((math.e - 1) * math.e),
+        support=constraints.positive,
+    ),
+    "exponential": Known(lambda x: -jnp.sum(x), 2, 1.0, 1.0, USABLE, constraints.positive, 0.0),
+    "beta": Known(
+        lambda x: jnp.sum(jnp.log1p(-x)), 1, 1 / 3, math.sqrt(1 / 18), USABLE, constraints.unit_interval, -math.log(2)
+    ),
+    "skew": Known(
+        lambda x: normal(x) + jnp.sum(jax.scipy.stats.norm.logcdf(4 * x)), 1,
+        DELTA * math.sqrt(2 / math.pi), math.sqrt(1 - 2 / math.pi * DELTA**2), USABLE,
+    ),
+    "two modes": Known(
+        lambda x: jnp.logaddexp(normal(x, 4.0), normal(x, -4.0)), 1, 0.0, math.sqrt(17), ("corrected",),
+        log_evidence=math.log(2) + 0.5 * math.log(2 * math.pi),
+    ),
+    "far modes": Known(
+        lambda x: jnp.logaddexp(normal(x, 20.0), normal(x, -20.0)), 1, 0.0, math.sqrt(401), ("corrected",)
+    ),
+    "unequal modes": Known(
+        lambda x: jnp.logaddexp(jnp.log(0.05) + normal(x, 5.0), jnp.log(0.95) + normal(x, -5.0)), 2,
+        -4.5, math.sqrt(1 + 100 * 0.05 * 0.95), ("corrected",), log_evidence=math.log(2 * math.pi),
+    ),
+    "spike in a slab": Known(
+        lambda x: jnp.logaddexp(normal(x), normal(x, 0.0, 0.001) - math.log(0.001)), 1,
+        0.0, math.sqrt(0.5 + 0.5e-6), ("corrected",),
+    ),
+    "narrow mode aside": Known(
+        lambda x: jnp.logaddexp(normal(x), normal(x, 4.0, 0.05) - math.log(0.05)), 1,
+        2.0, math.sqrt(4 + 0.5 + 0.5 * 0.0025), ("corrected",),
+    ),
+    "outlying data": Known(  # moments by quadrature
+        lambda x: -x[0] ** 2 / 200 - jnp.sum(jnp.log1p((jnp.array([-10, -9.5, 8, 9.2, 10]) - x[0]) ** 2)), 1,
+        8.732, 1.918, ("corrected",),
+    ),
+    "kink": Known(lambda x: -jnp.sum(jnp.abs(x)), 2, 0.0, math.sqrt(2), USABLE, log_evidence=2 * math.log(2)),
+    "banana": Known(
+        lambda x: -0.5 * x[0] ** 2 - 0.5 * ((x[1] - x[0] ** 2) / 0.5) ** 2, 2,
+        np.array([0.0, 1.0]), np.array([1.0, 1.5]), (*USABLE, "unreliable"),
+    ),
+}  # fmt: skip
+
+DOUBTFUL = {
+    "funnel": Known(lambda x: -0.5 * (x[0] / 3) ** 2 + normal(x[1:] * jnp.exp(-x[0] / 2)) - 4.5 * x[0], 10),
+    "cauchy": Known(lambda x: -jnp.sum(jnp.log1p(x**2)), 2),
+    "no mean": Known(lambda x: -2 * jnp.sum(jnp.log1p(x)), 1, support=constraints.positive),
+    "no variance": Known(lambda x: -2.5 * jnp.sum(jnp.log1p(x)), 1, support=constraints.positive),
+    "flat": Known(lambda x: -0.5 * x[0] ** 2 + 0 * x[1], 2),
+    "unbounded": Known(lambda x: jnp.sum(x), 2),
+    "NaN beyond one": Known(lambda x: jnp.where(x[0] > 1, jnp.nan, normal(x)), 2),
+    "steps": Known(lambda x: jnp.sum(-0.5 * jnp.floor(x) ** 2), 1),
+    "zero below zero": Known(lambda x: jnp.where(x[0] < 0, -jnp.inf, normal(x)), 2),
+    "too many modes": Known(
+        lambda x: jnp.sum(jnp.logaddexp(math.log(0.2) - 2 * (x + 3) ** 2, math.log(0.8) - 2 * (x - 3) ** 2)), 5
+    ),
+    "diagonal": Known(lambda x: -0.5 * (x[0] + x[1] - 1) ** 2, 2),
+    "heavier than integrable": Known(lambda x: -0.5 * jnp.sum(jnp.log1p(x**2)), 2),
+    "ring": Known(lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2),
+}
+
+
+@functools.cache
+def of_values(log_density: Callable) -> Callable:
+    """One function for each density, so that fits with other seeds compile nothing."""
+    return lambda values: log_density(values["x"])
+
+
+def fitted(known: Known, seed: int = 0, **options):
+    example = jnp.full(known.dim, 0.0 if known.support is None else 0.4)
+    supports = None if known.support is None else {"x": known.support}
+    return qphi.fit(
+        of_values(known.log_density),
+        example={"x": example},
+        supports=supports,
+        key=jax.random.key(seed),
+        **options,
+    )

@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from qphi import solvers as solvers
     from qphi.autoencoders import LatentVariableModel as LatentVariableModel
     from qphi.bounds import ELBO as ELBO
+    from qphi.bounds import IWAE as IWAE
     from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
     from qphi.bounds import ClosedFormKL as ClosedFormKL
+    from qphi.bounds import DReG as DReG
+    from qphi.bounds import Enumerated as Enumerated
+    from qphi.bounds import LeaveOneOut as LeaveOneOut
     from qphi.bounds import MonteCarlo as MonteCarlo
     from qphi.bounds import StickingTheLanding as StickingTheLanding
     from qphi.calibration import Calibration as Calibration
@@ -23,14 +27,18 @@ if TYPE_CHECKING:
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
+    from qphi.families import Categorical as Categorical
     from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import DrivenGaussian as DrivenGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
+    from qphi.families import Ladder as Ladder
     from qphi.families import LowRankGaussian as LowRankGaussian
+    from qphi.families import Mixture as Mixture
     from qphi.families import StandardNormal as StandardNormal
     from qphi.families import StudentT as StudentT
+    from qphi.families import TopDown as TopDown
     from qphi.inference import Trained as Trained
     from qphi.inference import fit as fit
     from qphi.inference import load as load
@@ -58,8 +66,16 @@ _HOMES = {
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",
     "LowRankGaussian": "qphi.families",
+    "IWAE": "qphi.bounds",
+    "DReG": "qphi.bounds",
+    "Enumerated": "qphi.bounds",
+    "LeaveOneOut": "qphi.bounds",
     "MonteCarlo": "qphi.bounds",
     "Posterior": "qphi.posterior",
+    "Categorical": "qphi.families",
+    "Ladder": "qphi.families",
+    "Mixture": "qphi.families",
+    "TopDown": "qphi.families",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",

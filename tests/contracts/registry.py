@@ -6,26 +6,32 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
 from qphi.autoencoders import AbstractLikelihood, Bernoulli, ContinuousBernoulli, FromDistribution, Gaussian
-from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, MonteCarlo, StickingTheLanding
+from qphi.bounds import ELBO, ClosedFormEntropy, ClosedFormKL, DReG, MonteCarlo, StickingTheLanding
 from qphi.families import (
     AbstractFamily,
     AbstractFlow,
     AutoregressiveFlow,
+    Batch,
     CouplingFlow,
     DiagonalGaussian,
     DrivenGaussian,
     FromNumPyro,
     FullRankGaussian,
     GaussianMixture,
+    Ladder,
     LowRankGaussian,
+    Mixture,
     SpikedGaussian,
     StandardNormal,
     StudentT,
+    TopDown,
 )
 from qphi.solvers import AbstractGaussianSolver, BatchAndMatch, Laplace, MeanField, Newton, StochasticGradient
 
@@ -58,6 +64,16 @@ def _bent(kind: type[AbstractFlow]) -> Callable[..., AbstractFamily]:
         return kind(mean, tril, inside, offsets, bend[:, None, None] * answers, bend[:, None] * constants)
 
     return build
+
+
+def _bent_ladder(answers: Any) -> TopDown:
+    """Two levels of one latent: mean and log scale of the lower follow the upper by `answers`."""
+    prior = TopDown((1, 1), width=2, key=jax.random.key(0))
+    weights = (
+        jnp.array([[0.6], [-0.4]], answers.dtype),
+        answers[:, None, None] * jnp.array([[[1.0, 0.5]]], answers.dtype),
+    )
+    return eqx.tree_at(lambda p: (p.steps[0].weights_in, p.steps[0].weights_out), prior, weights)
 
 
 _LOC_SCALE = {"loc": [0.3, -0.8], "scale": [0.7, 1.4]}
@@ -99,6 +115,16 @@ FAMILIES: dict[str, FamilyCase] = {
     "AutoregressiveFlow": FamilyCase(
         _bent(AutoregressiveFlow), {"mean": [0.4, -1.0], "tril": [[0.8, 0.0], [-0.5, 0.6]], "bend": [0.5, -0.4]}
     ),
+    "Mixture": FamilyCase(
+        lambda logits, means, log_scales: Mixture(logits, Batch(jax.vmap(DiagonalGaussian)(means, log_scales))),
+        {"logits": [0.2, -0.5], "means": [[0.4, -1.0], [-1.2, 0.5]], "log_scales": [[-0.4, 0.1], [0.2, -0.6]]},
+        no_pathwise_gradient=("logits",),
+    ),
+    "Ladder": FamilyCase(
+        lambda mean, log_scale, answers: Ladder(_bent_ladder(answers), mean, log_scale),
+        {"mean": [0.4, -1.0], "log_scale": [-0.6, 0.3], "answers": [0.8, -0.3]},
+    ),
+    "TopDown": FamilyCase(lambda answers: _bent_ladder(answers), {"answers": [0.8, -0.3]}),
     "numpyro Normal": FamilyCase(_numpyro(dist.Normal), _LOC_SCALE),
     "numpyro Logistic": FamilyCase(_numpyro(dist.Logistic), _LOC_SCALE),
     "numpyro StudentT": FamilyCase(_numpyro(dist.StudentT), {"df": [5.0, 9.0], **_LOC_SCALE}),
@@ -122,6 +148,7 @@ BOUNDS: dict[str, BoundCase] = {
     "StickingTheLanding": BoundCase(StickingTheLanding, zero_gradient_at_posterior=True),
     "ClosedFormEntropy": BoundCase(ClosedFormEntropy, needs_entropy=True),
     "ClosedFormKL": BoundCase(ClosedFormKL, needs_kl=True),
+    "DReG": BoundCase(lambda particles: DReG(1), zero_gradient_at_posterior=True),  # of one draw: the ELBO
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qphi import solvers as solvers
     from qphi.autoencoders import LatentVariableModel as LatentVariableModel
+    from qphi.autoencoders import VampPrior as VampPrior
     from qphi.bounds import ELBO as ELBO
     from qphi.bounds import IWAE as IWAE
     from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
@@ -84,6 +85,7 @@ _HOMES = {
     "Trust": "qphi.verdict",
     "UnreliableError": "qphi.verdict",
     "VAE": "qphi.estimators",
+    "VampPrior": "qphi.autoencoders",
     "Verdict": "qphi.verdict",
     "calibrate": "qphi.calibration",
     "fit": "qphi.inference",

@@ -2,6 +2,8 @@
 
 from qphi.autoencoders.encoders import AbstractEncoder, FunctionEncoder, GaussianEncoder
 from qphi.autoencoders.evaluation import Evaluation, Figure
+from qphi.autoencoders.gated import GatedMLP
+from qphi.autoencoders.heads import CategoricalHead, FlowHead, FullRankHead, HeadEncoder, LadderHead, StudentTHead
 from qphi.autoencoders.likelihoods import (
     AbstractLikelihood,
     Bernoulli,
@@ -12,6 +14,7 @@ from qphi.autoencoders.likelihoods import (
 )
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.networks import MLP, AbstractNetwork
+from qphi.autoencoders.vamp import VampPrior
 
 __all__ = [
     "MLP",
@@ -19,13 +22,21 @@ __all__ = [
     "AbstractLikelihood",
     "AbstractNetwork",
     "Bernoulli",
+    "CategoricalHead",
     "ContinuousBernoulli",
     "Evaluation",
     "Figure",
+    "FlowHead",
     "FromDistribution",
+    "FullRankHead",
     "FunctionEncoder",
+    "GatedMLP",
     "Gaussian",
     "GaussianEncoder",
+    "HeadEncoder",
+    "LadderHead",
     "LatentVariableModel",
+    "StudentTHead",
+    "VampPrior",
     "implied_kl_weight",
 ]

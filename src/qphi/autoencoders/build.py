@@ -9,13 +9,13 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from qphi.autoencoders.choices import check, make_encoder, make_prior
 from qphi.autoencoders.conv_networks import ConvFeatures, ConvImage
-from qphi.autoencoders.encoders import GaussianEncoder
+from qphi.autoencoders.gated import mlp
 from qphi.autoencoders.likelihoods import AbstractLikelihood, Bernoulli, ContinuousBernoulli, Gaussian
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.autoencoders.networks import MLP, AbstractNetwork, Chain
+from qphi.autoencoders.networks import AbstractNetwork, Chain
 from qphi.errors import InputError
-from qphi.families import StandardNormal
 
 __all__ = ["NETWORKS", "Architecture", "build", "choose_channels", "choose_network"]
 
@@ -32,6 +32,13 @@ class Architecture:
     network: str
     hidden: tuple[int, ...]
     channels: tuple[int, ...] = ()
+    activation: str = "relu"
+    prior: str = "normal"
+    components: int = 1  # of a mixture, or pseudo-inputs
+    posterior: str = "diagonal"
+    levels: int = 1
+    categories: int = 2
+    refine_steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
@@ -69,13 +76,15 @@ def build(
 ) -> LatentVariableModel:
     """A fresh model. `scale` is where a Gaussian decoder's learned scale starts, in the model's units."""
     encoder_key, head_key, decoder_key = jax.random.split(key, 3)
+    check(architecture)
     a = architecture
     features, size = _encoder_features(a, encoder_key)
     return LatentVariableModel(
-        prior=StandardNormal(a.latent_dim),
-        encoder=GaussianEncoder(features, size, a.latent_dim, key=head_key),
+        prior=make_prior(a, jax.random.fold_in(key, 0)),
+        encoder=make_encoder(a, features, size, head_key),
         decoder=_decoder(a, decoder_key),
         likelihood=_likelihood(a.likelihood, scale),
+        refine_steps=a.refine_steps,
     )
 
 
@@ -83,19 +92,19 @@ def _encoder_features(a: Architecture, key: PRNGKeyArray) -> tuple[AbstractNetwo
     if a.network == "conv":
         conv_key, top_key = jax.random.split(key)
         conv = ConvFeatures(a.shape, a.channels, key=conv_key)  # pyright: ignore[reportArgumentType]
-        top = MLP(conv.out_size, a.hidden[-1], (), activate_last=True, key=top_key)
+        top = mlp(a.activation, conv.out_size, a.hidden[-1], (), activate_last=True, key=top_key)
         return Chain((conv, top)), a.hidden[-1]
     size = math.prod(a.shape)
-    return MLP(size, a.hidden[-1], a.hidden[:-1], activate_last=True, key=key), a.hidden[-1]
+    return mlp(a.activation, size, a.hidden[-1], a.hidden[:-1], activate_last=True, key=key), a.hidden[-1]
 
 
 def _decoder(a: Architecture, key: PRNGKeyArray) -> AbstractNetwork:
     if a.network == "conv":
         bottom_key, conv_key = jax.random.split(key)
-        bottom = MLP(a.latent_dim, a.hidden[-1], (), activate_last=True, key=bottom_key)
+        bottom = mlp(a.activation, a.latent_dim, a.hidden[-1], (), activate_last=True, key=bottom_key)
         conv = ConvImage(a.hidden[-1], a.shape, a.channels[::-1], key=conv_key)  # pyright: ignore[reportArgumentType]
         return Chain((bottom, conv))
-    return MLP(a.latent_dim, a.shape, a.hidden[::-1], key=key)
+    return mlp(a.activation, a.latent_dim, a.shape, a.hidden[::-1], key=key)
 
 
 def _likelihood(name: str, scale: float | Float[Array, ""]) -> AbstractLikelihood:

@@ -23,6 +23,10 @@ class AbstractEncoder(eqx.Module):
     def __call__(self, x: Array) -> AbstractFamily:
         """q_phi(z|x) for one datum."""
 
+    def given(self, prior: AbstractFamily) -> AbstractEncoder:
+        """The encoder with the prior in hand, for posteriors that are built on it."""
+        return self
+
     def batch(self, xs: Array) -> Batch:
         """q_phi(z|x_i) for each datum."""
         return Batch(eqx.filter_vmap(self)(xs))

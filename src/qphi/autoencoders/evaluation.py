@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.bounds.factored import kl_to_prior, knows_kl
-from qphi.families import Batch, DiagonalGaussian, StandardNormal
+from qphi.families import Batch, DiagonalGaussian, FullRankGaussian, StandardNormal
 
 __all__ = ["Evaluation", "Figure", "RowScores", "evaluate", "in_blocks", "row_keys", "score_rows"]
 
@@ -87,18 +87,18 @@ def _fold(key: PRNGKeyArray, words: UInt32[Array, " words"]) -> PRNGKeyArray:
 
 @eqx.filter_jit
 def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], particles: Int[Array, ""]) -> RowScores:
-    q, p = model.posterior(xs), model.observe(xs)
-    closed = knows_kl(q, model.prior)
+    q, p, prior = model.posterior(xs), model.observe(xs), model.prior
+    closed = knows_kl(q, prior)
     keys = row_keys(xs)
 
     def chunk(index, carry):
         top, total, joint, likelihood = carry
         wanted = (index * DRAWS + jnp.arange(DRAWS) < particles)[:, None]  # the last chunk may have too many
         chunk_keys = jax.vmap(lambda k: jax.random.fold_in(k, index))(keys)
-        z = eqx.filter_vmap(lambda member, k: member.sample_many(k, DRAWS), out_axes=1)(q.family, chunk_keys)
+        z, log_q = q.each(lambda member, k: member.sample_and_log_prob_many(k, DRAWS), chunk_keys, out_axes=1)
         log_likelihood = p.log_likelihood_many(z)
-        log_prior = model.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
-        log_weights = log_likelihood + log_prior - q.log_prob_many(z)
+        log_prior = prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
+        log_weights = log_likelihood + log_prior - log_q
         sums = [
             before + jnp.sum(jnp.where(wanted, values, 0.0), axis=0)
             for before, values in ((joint, log_weights), (likelihood, log_likelihood))
@@ -113,7 +113,7 @@ def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], parti
     start = (jnp.full(xs.shape[0], -jnp.inf), zeros, zeros, zeros)
     top, total, joint, likelihood = jax.lax.fori_loop(0, -(-particles // DRAWS), chunk, start)
     likelihood = likelihood / particles
-    kl = kl_to_prior(q, model.prior) if closed else likelihood - joint / particles
+    kl = kl_to_prior(q, prior) if closed else likelihood - joint / particles
     mean, scale = moments(q)
     # normalised by the number of weights actually summed
     return RowScores(likelihood - kl, likelihood, kl, top + jnp.log(total) - jnp.log(particles), mean, scale)
@@ -123,7 +123,10 @@ def moments(q: Batch) -> tuple[Float[Array, "data dim"], Float[Array, "data dim"
     """Mean and standard deviation of each q(z|x_i): exact for Gaussians, from 256 fixed draws otherwise."""
     if isinstance(q.family, DiagonalGaussian):
         return q.family.mean, jax.vmap(lambda member: member.scale)(q.family)
-    draws = q.sample_many(jax.random.key(0, impl="threefry2x32"), 256)
+    if isinstance(q.family, FullRankGaussian):
+        return q.family.mean, jax.vmap(lambda member: jnp.linalg.norm(member.scale_tril, axis=-1))(q.family)
+    key = jax.random.key(0, impl="threefry2x32")  # one for all: a row does not depend on its neighbours
+    draws = q.each(lambda member: member.sample_many(key, 256), out_axes=1)
     return jnp.mean(draws, axis=0), jnp.std(draws, axis=0)
 
 

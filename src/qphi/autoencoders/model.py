@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from qphi.autoencoders.encoders import AbstractEncoder, FunctionEncoder
 from qphi.autoencoders.likelihoods import AbstractLikelihood, FromDistribution
 from qphi.autoencoders.networks import apply_many
+from qphi.autoencoders.refinement import refine
+from qphi.autoencoders.vamp import VampPrior
 from qphi.bounds import FactoredDensity
 from qphi.families import AbstractFamily, Batch, as_family
 
@@ -20,36 +22,57 @@ __all__ = ["LatentVariableModel", "Observed"]
 class LatentVariableModel(eqx.Module):
     """p_theta(x, z) = p(z) p_theta(x|z), with the encoder q_phi(z|x) that is trained beside it.
 
-    prior: a qphi family, or a NumPyro distribution over one vector (then constant).
+    prior: a qphi family (trained, if it has parameters), a NumPyro distribution over one vector (then constant), or a
+        `VampPrior`, whose components are the encoder's own.
     encoder: a callable from one datum x to q_phi(z|x): a family or a NumPyro distribution over one vector.
     decoder: a callable from one z to the likelihood's parameters, any array.
     likelihood: an `AbstractLikelihood`, or a callable from the decoder's outputs to a NumPyro distribution over x.
+    refine_steps: gradient steps on each datum's ELBO that its q takes from the encoder's answer; see `refine`.
 
     Every inexact array in the tree is trained; wrap a constant in `jax.lax.stop_gradient` where it is used.
     """
 
-    prior: AbstractFamily
+    given_prior: AbstractFamily | VampPrior
     encoder: AbstractEncoder
     decoder: Callable
     likelihood: AbstractLikelihood
+    refine_steps: int = eqx.field(static=True)
 
-    def __init__(self, prior, encoder: Callable, decoder: Callable, likelihood: Callable | AbstractLikelihood):
+    def __init__(
+        self,
+        prior,
+        encoder: Callable,
+        decoder: Callable,
+        likelihood: Callable | AbstractLikelihood,
+        *,
+        refine_steps: int = 0,
+    ):
         for name, part in (("encoder", encoder), ("decoder", decoder)):
             if not callable(part):
                 raise TypeError(f"The {name} must be callable, got {type(part).__name__}.")
-        self.prior = as_family(prior, frozen=True)
+        self.given_prior = prior if isinstance(prior, VampPrior) else as_family(prior, frozen=True)
         self.encoder = encoder if isinstance(encoder, AbstractEncoder) else FunctionEncoder(encoder)
         self.decoder = decoder
         self.likelihood = likelihood if isinstance(likelihood, AbstractLikelihood) else FromDistribution(likelihood)
+        self.refine_steps = refine_steps
+
+    @property
+    def prior(self) -> AbstractFamily:
+        """p(z). Encodes the pseudo-inputs of a `VampPrior` anew each time: keep it where it is used more than once."""
+        given = self.given_prior
+        return given.given(self.encoder) if isinstance(given, VampPrior) else given
 
     @property
     def latent_dim(self) -> int:
         """Length of z."""
-        return self.prior.dim
+        return self.given_prior.dim
 
     def posterior(self, xs: Float[Array, "data ..."]) -> Batch:
-        """q_phi(z|x_i) of each datum."""
-        return self.encoder.batch(xs)
+        """q_phi(z|x_i) of each datum, refined where the model says so."""
+        given = self.given_prior
+        encoder = self.encoder if isinstance(given, VampPrior) else self.encoder.given(given)
+        q = encoder.batch(xs)
+        return refine(q, self.observe(xs), self.refine_steps) if self.refine_steps else q
 
     def observe(self, xs: Float[Array, "data ..."]) -> Observed:
         """p_theta(x_i, z) as a function of z, for each datum: the density that a bound is taken of."""

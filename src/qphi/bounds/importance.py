@@ -80,7 +80,7 @@ class DReG(AbstractBound):
         gradients = jnp.sum(v * log_p + c * through_draws, axis=0)
         surrogate = value + gradients - jax.lax.stop_gradient(gradients)
         parts = _parts(terms, log_q)
-        if "kl" in parts:  # a weight on the KL wants its gradient through the draws too
+        if isinstance(p, FactoredDensity):  # a weight on the KL wants its gradient through the draws too
             parts["kl"] = jnp.mean(log_q - log_prior_many(p, z), axis=0)
         return Estimate(surrogate, jnp.mean(log_weights, axis=0), parts, log_weights)
 

@@ -15,6 +15,7 @@ import numpy as np
 from qphi.autoencoders.build import Architecture, build
 from qphi.data.scaling import Scaling
 from qphi.errors import InputError
+from qphi.estimators.options import OPTIONS, plain
 from qphi.files import atomic_write
 from qphi.loop import Run
 from qphi.serialise import load_arrays, read_json, save_arrays, write_json
@@ -34,14 +35,14 @@ __all__ = [
     "write_model",
 ]
 
-_PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device")
+_PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device", *OPTIONS)
 
 
 def write_model(folder: Path, vae: VAE) -> None:
     """model.safetensors first, then model.json, which makes it a model; each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     checksum = save_arrays(folder / "model.safetensors", eqx.filter(vae.model_, eqx.is_array))
-    parameters = {name: getattr(vae, name) for name in _PARAMETERS}
+    parameters = {name: plain(getattr(vae, name)) for name in _PARAMETERS}
     parameters["hidden"] = [int(width) for width in parameters["hidden"]]
     write_json(
         folder / "model.json",
@@ -109,6 +110,7 @@ class Checkpoint:
             ("architecture", "another architecture"),
             ("scaling", "another likelihood or range of the data"),
             ("beta", "another beta"),
+            ("training", "another bound or way to train"),
         ):
             if self.settings.get(name) != wanted[name]:
                 raise InputError(

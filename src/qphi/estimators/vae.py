@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import secrets
 import warnings
@@ -19,14 +20,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from qphi.autoencoders.build import Architecture, build, choose_channels, choose_network
+from qphi.autoencoders.build import Architecture, build
+from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.evaluation import Evaluation, evaluate, score_rows
 from qphi.autoencoders.latent import decode_means, interpolate_between, posterior_moments, sample_data
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.autoencoders.training import Training, hold_out, plan
+from qphi.autoencoders.training import Training, continued, hold_out, plan
 from qphi.data.scaling import fit_scaling
 from qphi.errors import InputError
 from qphi.estimators import store
+from qphi.estimators.events import Events
+from qphi.estimators.options import architecture_of, mixed_precision, objective_words, settings_of, training_of
 from qphi.loop import Progress, Result
 
 __all__ = ["VAE"]
@@ -35,11 +39,12 @@ __all__ = ["VAE"]
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A variational autoencoder: embeds, generates, reconstructs and scores images or vectors.
 
-    Maximises the ELBO, E_q[log p(x|z)] - KL(q(z|x) || N(0, I)), with q(z|x) = N(mu(x), diag sigma(x)^2) from an
-    encoder and p(x|z) from a decoder (Kingma & Welling 2014). Nothing needs tuning: network, batches and steps are
-    chosen from the data, a tenth of the rows is held out, training ends when the held-out ELBO has stopped rising, and
-    the best weights by that measure are kept. A Gaussian decoder's noise scale is learned (Rybkin et al. 2021), so the
-    two terms of the loss are in balance by themselves. All log densities are in nats, in the units of the data.
+    Maximises the ELBO, E_q[log p(x|z)] - KL(q(z|x) || p(z)), with q(z|x) = N(mu(x), diag sigma(x)^2) from an encoder
+    and p(x|z) from a decoder (Kingma & Welling 2014); other priors, posteriors and bounds are a word away. Nothing
+    needs tuning: network, batches and steps are chosen from the data, a tenth of the rows is held out, training ends
+    when the held-out ELBO has stopped rising, and the best weights by that measure are kept. A Gaussian decoder's
+    noise scale is learned (Rybkin et al. 2021), so the two terms of the loss are in balance by themselves. All log
+    densities are in nats, in the units of the data.
 
     Parameters
     ----------
@@ -52,6 +57,22 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     max_epochs, max_time : budgets in passes over the data and in seconds; None leaves the end to convergence.
     random_state : int, RandomState or None. The same int gives the same model, bit for bit, on the same machine.
     device : 'cpu', 'gpu', 'tpu' or None for JAX's default.
+
+    The model. prior : 'normal' | 'mixture' | 'vamp' | 'flow' | 'categorical' | 'ladder'. components : of a mixture (10
+    unless given), or pseudo-inputs of a VampPrior (500), which start at training rows. posterior : 'diagonal' |
+    'full-rank' | 'student-t' | 'iaf' | 'coupling' | 'categorical' | 'ladder'; the last two have the prior of their
+    name. categories : latent_dim / categories one-hot variables. levels : a ladder shares latent_dim out evenly over
+    so many. refine_steps : gradient steps that each datum's q takes from the encoder's answer. activation : 'relu' |
+    'tanh' | 'silu' | 'gated'.
+
+    The objective. bound : 'elbo' | 'monte-carlo' | 'sticking-the-landing' | 'iwae' | 'dreg' | 'leave-one-out', with
+    `particles` draws a datum (1; 8 for the importance-weighted ones) and, for 'iwae' and 'dreg', Renyi's `alpha`.
+    free_bits : nats of each unit's KL that cost nothing while training. warm_up_epochs : in which the KL's weight
+    rises, `cycles` times. capacity : nats of KL to aim at, with weight beta. docs/bounds.md says which when.
+
+    Training. learning_rate; batch_size (None: by the number of rows) and slice_size, rows whose gradient is taken at
+    once; schedule : 'plateau' | 'constant' | 'cosine'; clip_norm of gradients; patience : checks without a rise that
+    make a plateau; precision : 'float32' | 'mixed', which is bfloat16 products where the device has them.
 
     Attributes
     ----------
@@ -73,8 +94,29 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         *,
         likelihood: str = "auto",
         beta: float = 1.0,
+        prior: str = "normal",
+        components: int | None = None,
+        posterior: str = "diagonal",
+        levels: int = 2,
+        categories: int = 2,
+        refine_steps: int = 0,
+        bound: str = "elbo",
+        particles: int | None = None,
+        alpha: float = 0.0,
+        free_bits: float = 0.0,
+        warm_up_epochs: float = 0.0,
+        cycles: int = 1,
+        capacity: float | None = None,
         network: str = "auto",
         hidden: Sequence[int] = (512, 512),
+        activation: str = "relu",
+        learning_rate: float = 2e-3,
+        batch_size: int | None = None,
+        slice_size: int | None = None,
+        schedule: str = "plateau",
+        clip_norm: float = 100.0,
+        patience: int = 8,
+        precision: str = "float32",
         max_epochs: float | None = None,
         max_time: float | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -83,8 +125,29 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.beta = beta
+        self.prior = prior
+        self.components = components
+        self.posterior = posterior
+        self.levels = levels
+        self.categories = categories
+        self.refine_steps = refine_steps
+        self.bound = bound
+        self.particles = particles
+        self.alpha = alpha
+        self.free_bits = free_bits
+        self.warm_up_epochs = warm_up_epochs
+        self.cycles = cycles
+        self.capacity = capacity
         self.network = network
         self.hidden = hidden
+        self.activation = activation
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.slice_size = slice_size
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.patience = patience
+        self.precision = precision
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.random_state = random_state
@@ -100,12 +163,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         watch: Callable[[Progress], None] | None = None,
+        tensorboard: bool = False,
     ) -> VAE:
         """Train on images (n, h, w[, channels]) or vectors (n, d).
 
         With `run_dir` the model, its metrics and a checkpoint are written there as training goes; `resume=True` goes on
         from that checkpoint, with the same data and settings, to the bits of an uninterrupted fit. `watch` is told of
-        the progress a few times a second. Ctrl-C keeps the best model so far.
+        the progress a few times a second; with `tensorboard`, so are event files in the run folder. Ctrl-C keeps the
+        best model so far.
 
         Raises InputError (a ValueError) for data that do not fit, before any work. Warns with ConvergenceWarning when
         a budget ended the fit before it converged.
@@ -116,24 +181,28 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if resume and folder is None:
             raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
-        network = choose_network(scaling.model_shape, self.network)
-        architecture = Architecture(
-            scaling.model_shape,
-            int(self.latent_dim),
-            scaling.likelihood,
-            network,
-            tuple(int(width) for width in self.hidden),
-            choose_channels(scaling.model_shape, network),
-        )
+        architecture = architecture_of(self, scaling, len(X))
         settings = {"architecture": architecture.to_json(), "scaling": scaling.to_json(), "beta": self.beta}
+        settings["training"] = settings_of(self)
         settings["data"] = store.fingerprint(X)
         if checkpoint is not None:
             checkpoint.check(settings, self.random_state)
+        if tensorboard and folder is None:
+            raise InputError("tensorboard=True needs run_dir=, the folder to write event files into.")
+        watchers = [watch] if watch is not None else []
+        events = Events(folder) if folder is not None and tensorboard else None
+        watchers += [events] if events is not None else []
+
+        def tell(progress: Progress) -> None:
+            for each in watchers:
+                each(progress.shifted(scaling.log_jacobian))
+
         device = self._on_device()
+        vars(self).pop("_last_run", None)
         vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
         self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
         self.scaling_, self.architecture_, self.fingerprint_ = scaling, architecture, settings["data"]
-        with device:
+        with device, mixed_precision(self):
             training = self._plan(scaling.prepare(X))
             if checkpoint is None:
                 run, history, seconds = training.start(), None, 0.0
@@ -149,12 +218,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 run,
                 max_epochs=self.max_epochs,
                 max_time=self.max_time,
-                watch=None if watch is None else lambda p: watch(p.shifted(scaling.log_jacobian)),
+                watch=tell if watchers else None,
                 save=None if folder is None else save,
                 history=history,
                 seconds_before=seconds,
             )
         self._keep(training, result)
+        if events is not None:
+            events.close()
         if folder is not None:
             self.save(folder)
             store.write_metrics(folder, self.history_)
@@ -162,7 +233,42 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             warnings.warn(f"{self.status_text_}. {result.status.advice}", ConvergenceWarning, stacklevel=2)
         return self
 
+    def partial_fit(self, X: Any, y: Any = None, *, epochs: float = 1.0) -> VAE:
+        """Train on X for so many passes, from where the last call stopped: data that come piece by piece.
+
+        The first call, of an unfitted model, decides scaling and network from its X, which should be typical. Weights,
+        their average and the optimiser's moments go on from call to call; a tenth of each X is held out and scored
+        once. After `fit` or `load` it goes on from the weights kept. Raises InputError for X of another shape.
+        """
+        self._check_parameters()
+        if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
+            raise InputError(f"epochs={epochs!r}: a positive number is needed.")
+        if not hasattr(self, "model_"):
+            scaling = fit_scaling(X, self.likelihood)
+            architecture = architecture_of(self, scaling, len(X))
+            self.scaling_, self.architecture_, self.seed_ = scaling, architecture, self._seed()
+        x = self.scaling_.prepare(X)
+        self.fingerprint_ = store.fingerprint(X)
+        with self._on_device(), mixed_precision(self):
+            training = self._plan(x, getattr(self, "model_", None))
+            run = training.start()
+            last = vars(self).get("_last_run")
+            run = run if last is None else continued(run, last)
+            steps = max(1, round(epochs * training.steps_per_epoch))
+            training = dataclasses.replace(training, check_every=steps)
+            result = training.drive(run, max_epochs=(int(run.step) + steps) / training.steps_per_epoch)
+        self._keep(training, result)
+        self._last_run = result.run
+        return self
+
+    @property
+    def objective_(self) -> str:
+        """What was maximised, in words, and whether it is a bound on log p(x). `evaluate` gives the ELBO regardless."""
+        self._fitted()
+        return objective_words(self)
+
     def _check_parameters(self) -> None:
+        training_of(self)
         if not (isinstance(self.latent_dim, (int, np.integer)) and self.latent_dim >= 1):
             raise InputError(f"latent_dim={self.latent_dim!r}: a whole number of at least 1 is needed.")
         if not (isinstance(self.beta, (int, float)) and math.isfinite(self.beta) and self.beta >= 0):
@@ -190,14 +296,17 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             have = sorted({d.platform for d in jax.devices()})
             raise InputError(f"device={self.device!r} is not there; JAX sees {', '.join(have)}.") from None
 
-    def _plan(self, x: np.ndarray) -> Training:
+    def _plan(self, x: np.ndarray, model: LatentVariableModel | None = None) -> Training:
         split_key, model_key, run_key = _keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
-        model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
+        if model is None:
+            model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
+            model = start_vamp(model, x[train], jax.random.fold_in(model_key, 1))
         # 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; slice larger ones finer.
         conv = self.architecture_.network == "conv"
         slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None
-        return plan(model, x[train], x[held_out], run_key, beta=float(self.beta), slice_size=slice_size)
+        slice_size = slice_size if self.slice_size is None else int(self.slice_size)
+        return plan(model, x[train], x[held_out], run_key, slice_size=slice_size, **training_of(self))
 
     def _keep(self, training: Training, result: Result) -> None:
         self.model_ = training.whole(result.answer)
@@ -314,7 +423,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     # ---------------------------------------------------------------- keeping
 
     def save(self, path: str | Path) -> None:
-        """Write model.safetensors and model.json into the folder `path`. No pickle, and no row of the data, inside."""
+        """Write model.safetensors and model.json into the folder `path`. No pickle, and no row of the data, inside:
+        but the pseudo-inputs of a VampPrior start at rows of the data, and may still look like them.
+        """
         self._fitted()
         store.write_model(Path(path), self)
 

@@ -133,6 +133,10 @@ class Batch(eqx.Module):
         own = eqx.filter_vmap(lambda *row: _split(member(*row), common)[0])(*rows)
         return Batch(eqx.combine(own, _split(example, common)[1]), common)
 
+    def split(self) -> tuple[AbstractFamily, AbstractFamily]:
+        """The arrays that each datum has of its own, and the rest; None where the other has something."""
+        return _split(self.family, self.common)
+
     def each(self, function: Callable, *arguments: Array, in_axes: int = 0, out_axes: int = 0):
         """function(member, argument, ...) for each datum; the arguments' data axis is `in_axes`."""
         own, common = _split(self.family, self.common)

@@ -31,7 +31,7 @@ def test_a_vamp_prior_is_the_mean_of_its_posteriors():
     encoder = GaussianEncoder(features(), 5, 2, key=KEY)
     model = LatentVariableModel(VampPrior(jnp.asarray(XS), 2), encoder, lambda z: z, lambda o: o)
     z = jax.random.normal(jax.random.key(3), (6, 2))
-    each = [encoder(x).log_prob_many(z) for x in XS]
+    each = [encoder(jnp.asarray(x)).log_prob_many(z) for x in XS]
     np.testing.assert_allclose(
         model.prior.log_prob_many(z), jax.nn.logsumexp(jnp.stack(each), axis=0) - np.log(4), rtol=1e-5
     )

@@ -74,7 +74,7 @@ def test_units_of_the_kl_add_up():
 def test_the_weight_of_the_kl_rises_in_cycles():
     ramp = AutoencodingObjective(ELBO(), jnp.array(1.0), jnp.array(40), cycles=2)._ramp
     found = [float(ramp(jnp.asarray(step))) for step in range(60)]
-    np.testing.assert_allclose(found[:20], [min(1.0, (2 * i + 1) / 20) for i in range(20)], rtol=1e-6)
+    np.testing.assert_allclose(found[:20], [min(1.0, 2 * (i + 1) / 20) for i in range(20)], rtol=1e-6)
     assert found[20:40] == found[:20]
     assert found[40:] == [1.0] * 20
 

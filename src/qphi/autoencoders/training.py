@@ -17,7 +17,6 @@ from qphi.autoencoders.choices import more_draws
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.objective import AutoencodingObjective
 from qphi.bounds import ELBO, AbstractBound
-from qphi.errors import InputError
 from qphi.loop import Progress, Result, Run, drive, start
 from qphi.solvers import AbstractNoisySolver, Cosine, Problem, StochasticGradient
 from qphi.stopping import Plateau
@@ -175,11 +174,7 @@ def continued(run: Run, last: Run) -> Run:
 
 
 def _schedule(name: str, max_epochs: float | None, steps_per_epoch: int) -> Cosine | None:
-    if name != "cosine":
-        return None
-    if max_epochs is None:
-        raise InputError("schedule='cosine' needs max_epochs, where the step size reaches zero. Give it, or 'plateau'.")
-    return Cosine(horizon(max_epochs, steps_per_epoch))
+    return Cosine(horizon(max_epochs, steps_per_epoch)) if name == "cosine" else None
 
 
 def horizon(max_epochs: float | None, steps_per_epoch: int) -> int:

@@ -128,7 +128,7 @@ def objective_words(vae: VAE) -> str:
 def mixed_precision(vae: VAE) -> AbstractContextManager[Any]:
     """Matrix products in bfloat16, sums in float32, on devices that have it; weights and densities stay float32."""
     platform = vae.device or jax.default_backend()
-    fast = {"gpu": "BF16_BF16_F32", "cuda": "BF16_BF16_F32", "tpu": "bfloat16"}.get(platform)
+    fast = {"gpu": "BF16_BF16_F32", "tpu": "bfloat16"}.get(platform)
     if vae.precision == "mixed" and fast is not None:
         return jax.default_matmul_precision(fast)
     return contextlib.nullcontext()  # CPUs are slower in bfloat16

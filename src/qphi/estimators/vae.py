@@ -268,7 +268,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return objective_words(self)
 
     def _check_parameters(self) -> None:
-        training_of(self)
         if not (isinstance(self.latent_dim, (int, np.integer)) and self.latent_dim >= 1):
             raise InputError(f"latent_dim={self.latent_dim!r}: a whole number of at least 1 is needed.")
         if not (isinstance(self.beta, (int, float)) and math.isfinite(self.beta) and self.beta >= 0):
@@ -279,6 +278,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 raise InputError(f"{name}={value!r}: a positive number or None is needed.")
         if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
             raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (512, 512).")
+        training_of(self)
 
     def _seed(self) -> int:
         if self.random_state is None:

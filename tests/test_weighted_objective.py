@@ -131,13 +131,13 @@ def test_every_use_of_a_vae_of_these_parts(name, tmp_path):
 
 def test_partial_fit_goes_on_from_call_to_call():
     x = vectors()
-    model = vae(hidden=(8,), batch_size=30)
+    model = vae(hidden=(8,), batch_size=30, learning_rate=0.01)
     values = []
     for _ in range(6):
         model.partial_fit(x[:300], epochs=4)
         values.append(model.score(x[300:]))
     assert model.n_iter_ == 6 * 4 * 9
-    assert values[-1] > values[0] + 0.5  # a fit that starts anew each time would stay
+    assert values[-1] > values[0] + 0.05  # a fit that starts anew each time would stay, to the bit
     with pytest.raises(InputError, match=r"epochs=0: a positive number"):
         model.partial_fit(x, epochs=0)
     with pytest.raises(InputError, match="shape"):
@@ -203,7 +203,7 @@ WRONG = {
     "cycles=0: a whole number": {"cycles": 0},
     "schedule='cosine' needs max_epochs": {"schedule": "cosine"},
     "precision='half' is not known": {"precision": "half"},
-    "components=1.5: a whole number": {"components": 1.5},
+    "components=0, refine_steps=0: at least 1 component": {"prior": "mixture", "components": 0},
     "learning_rate=0: a positive number": {"learning_rate": 0},
 }
 

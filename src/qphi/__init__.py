@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import SemiSupervisedVAE as SemiSupervisedVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
     from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
@@ -60,6 +61,7 @@ _HOMES = {
     "LowRankGaussian": "qphi.families",
     "MonteCarlo": "qphi.bounds",
     "Posterior": "qphi.posterior",
+    "SemiSupervisedVAE": "qphi.estimators",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",

@@ -43,6 +43,10 @@ class Architecture:
     sized: bool = False  # rows have size factors
     own: tuple[str, ...] = ()  # which of encoder, decoder and likelihood are the user's
 
+    def __post_init__(self):
+        if self.network not in NETWORKS[1:]:
+            raise ValueError(f"network={self.network!r} is not one of {', '.join(NETWORKS[1:])}.")
+
     @property
     def convolutional(self) -> bool:
         """Whether the networks are."""

@@ -71,6 +71,10 @@ class Scaling:
                 f"Give an array of shape (n, {', '.join(map(str, self.shape))})."
             )
         self._check_values(x, name)
+        return self.to_model(x)
+
+    def to_model(self, x: np.ndarray) -> np.ndarray:
+        """Rows in the data's units, unchecked, as the model sees them: float32, (n, *model_shape)."""
         scaled = (x.astype(np.float64) - np.asarray(self.offset)) / np.asarray(self.scale)
         return scaled.astype(np.float32).reshape(len(x), *self.model_shape)
 
@@ -151,7 +155,7 @@ def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) ->
         scale=scale,
         levels=levels if image else None,
         whole=is_whole(x),
-        classes=(classes or max(round(levels[1] if kind == "levels" else x.max()) + 1, 2)) * (kind in CODED),
+        classes=(classes or max(int(levels[1] if kind == "levels" else x.max()) + 1, 2)) * (kind in CODED),
     )
 
 

@@ -69,7 +69,10 @@ def write_model(folder: Path, vae: VAE) -> None:
 def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) -> VAE:
     """The inverse of `write_model`, without running anything from the file. `own` holds the user's parts."""
     values, own = read_json(folder / "model.json"), own or {}
-    missing = sorted(set(values.get("architecture", {}).get("own", ())) ^ set(own))
+    try:
+        missing = sorted(set(values["architecture"]["own"]) ^ set(own))
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
     if missing:
         raise InputError(
             f"the model in {folder} and the parts given differ in {', '.join(missing)}. Files hold no code: give the "
@@ -91,12 +94,14 @@ def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) 
         key = jax.random.key(0)
         skeleton = eqx.filter_eval_shape(build, vae.architecture_, key, own=own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again."
-        ) from None
+        raise _damaged(folder, error) from None
     vae.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
     vae._describe()
     return vae
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ from jaxtyping import PRNGKeyArray
 from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.build import Architecture
-from qphi.autoencoders.evaluation import Evaluation, evaluate, score_rows
-from qphi.autoencoders.latent import decode_means, interpolate_between, posterior_moments, sample_data
+from qphi.autoencoders.latent import decode_means, posterior_moments, sample_data
 from qphi.autoencoders.likelihoods import Gaussian
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import hold_out
@@ -78,46 +77,6 @@ class Uses:
         """E[x|z] at the posterior mean of each row."""
         given = {"covariates": covariates, "size_factors": size_factors}
         return self.inverse_transform(self.transform(X, **given), **given)
-
-    def interpolate(self, a: Any, b: Any, steps: int = 9, *, covariates: Any = None) -> np.ndarray:
-        """Decodes of a straight line between the posterior means of two data, (steps, *shape).
-
-        The ends are the reconstructions of `a` and `b`, each one datum of the data's shape. In a conditional model one
-        row of covariates holds all along the line.
-        """
-        if steps < 2:
-            raise InputError(f"steps={steps}: at least 2 are needed, the two ends.")
-        a, b = np.asarray(a), np.asarray(b)
-        for name, datum in (("a", a), ("b", b)):
-            if datum.shape != self._fitted_shape():
-                raise InputError(f"{name} has shape {datum.shape}; one datum of shape {self.shape_} is needed.")
-        ends = self.transform(np.stack([a, b]), covariates=covariates)
-        return self.inverse_transform(interpolate_between(ends[0], ends[1], steps), covariates=covariates)
-
-    def score_samples(
-        self, X: Any, *, particles: int = 100, covariates: Any = None, size_factors: Any = None
-    ) -> np.ndarray:
-        """log p(x) of each row, nats, in the units of the data, by importance weighting with `particles` draws.
-
-        A lower bound in expectation that tightens with `particles` (Burda et al. 2016). Randomness is fixed by the
-        row's own values: the same row scores the same bits at every call, whatever its neighbours.
-        """
-        rows = score_rows(self._fitted(), self._rows(X, covariates, size_factors), positive(particles))
-        return np.asarray(rows.log_evidence, np.float64) + self.scaling_.log_jacobian
-
-    def score(self, X: Any, y: Any = None, *, covariates: Any = None, size_factors: Any = None) -> float:
-        """Mean of `score_samples`: nats per row, higher is better."""
-        return float(np.mean(self.score_samples(X, covariates=covariates, size_factors=size_factors)))
-
-    def evaluate(self, X: Any, *, particles: int = 500, covariates: Any = None, size_factors: Any = None) -> Evaluation:
-        """ELBO with its two parts, importance-weighted log p(x), bits per dimension, active units; with errors."""
-        return evaluate(
-            self._fitted(),
-            self._rows(X, covariates, size_factors),
-            particles=positive(particles),
-            log_jacobian=self.scaling_.log_jacobian,
-            whole=self.scaling_.whole,
-        )
 
     def held_out_rows(self, X: Any) -> np.ndarray | None:
         """Which rows of the training data were held out to know when to stop; None when X is other data.

@@ -26,13 +26,16 @@ from qphi.data.given import fit_given
 from qphi.data.scaling import OWN, fit_scaling
 from qphi.errors import InputError
 from qphi.estimators import store
-from qphi.estimators.uses import Uses, random_keys
+from qphi.estimators.diagnosis import ROWS
+from qphi.estimators.judging import Judging
+from qphi.estimators.latent_tools import LatentTools
+from qphi.estimators.uses import random_keys
 from qphi.loop import Progress, Result
 
 __all__ = ["VAE"]
 
 
-class VAE(Uses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A variational autoencoder: embeds, generates, reconstructs and scores images or vectors.
 
     Maximises the ELBO, E_q[log p(x|z)] - KL(q(z|x) || N(0, I)), with q(z|x) = N(mu(x), diag sigma(x)^2) from an
@@ -231,6 +234,7 @@ class VAE(Uses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     def _plan(self, x: np.ndarray, own: dict[str, Any]) -> Training:
         split_key, model_key, run_key = random_keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
+        self.seen_ = (x[train[:: -(-len(train) // ROWS)]], x[held_out[:: -(-len(held_out) // ROWS)]])
         data = x[train] if not self.given_ else x[train, : self.scaling_.size]
         model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(data)) or 1.0), own)
         if self.scaling_.kind == "counts":

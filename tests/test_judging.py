@@ -83,7 +83,9 @@ def test_weights_of_the_exact_posterior_are_reliable():
     assert np.all(found.pareto_k < 0.7)
     assert found.mutual_information is None  # full-rank q: not offered rather than wrong
     assert found.reconstruction_error > 0
-    assert np.isnan(evaluate(PPCA.model, PPCA.xs, particles=8).pareto_k).all()
+    few = evaluate(PPCA.model, PPCA.xs, particles=8)
+    assert np.isnan(few.pareto_k).all()
+    assert np.isnan(few.unreliable)
 
 
 # ---------------------------------------------------------------- codes of all data together
@@ -235,8 +237,12 @@ def test_paths_between_two_data(fitted):
         np.testing.assert_allclose(walk[[0, -1]], ends, rtol=1e-5, atol=1e-5)
         energy[path] = np.sum(np.diff(walk / fitted.scaling_.scale, axis=0) ** 2)
     assert energy["geodesic"] <= energy["linear"] * (1 + 1e-6)
+
+
+@pytest.mark.usefixtures("wrong_types")
+def test_a_path_that_is_none(fitted):
     with pytest.raises(InputError, match="'linear', 'spherical' or 'geodesic'"):
-        fitted.interpolate(x[3], x[17], path="scenic")
+        fitted.interpolate(vectors()[3], vectors()[17], path="scenic")
 
 
 def test_spherical_paths_turn_and_grow_evenly():

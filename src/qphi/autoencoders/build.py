@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.autoencoders.conv_networks import ConvFeatures, ConvImage
@@ -112,7 +113,7 @@ def build(
     return LatentVariableModel(StandardNormal(a.latent_dim), encoder, decoder, likelihood, a.rows)
 
 
-def centred(model: LatentVariableModel, mean: Float[Array, "*shape"]) -> LatentVariableModel:
+def centred(model: LatentVariableModel, mean: Float[np.ndarray, " columns"]) -> LatentVariableModel:
     """The model of counts with its decoder's last biases at the log mean of each column.
 
     Columns whose means differ by orders of magnitude are then learned at the same pace. Networks that do not end in a
@@ -121,9 +122,9 @@ def centred(model: LatentVariableModel, mean: Float[Array, "*shape"]) -> LatentV
     decoder = model.decoder
     if not isinstance(decoder, MLP | ResidualMLP):
         return model
-    k = model.likelihood.per_element
-    bias = jnp.zeros((mean.size, k)).at[:, 0].set(jnp.log(mean.ravel() + 1e-3)).ravel()
-    return eqx.tree_at(lambda m: m.decoder.layers[-1].bias, model, bias)
+    bias = np.zeros((mean.size, model.likelihood.per_element), np.float32)
+    bias[:, 0] = np.log(mean + 1e-3)
+    return eqx.tree_at(lambda m: m.decoder.layers[-1].bias, model, jnp.asarray(bias.ravel()))
 
 
 def _own_encoder(a: Architecture, encoder: Callable) -> AbstractEncoder:

@@ -57,7 +57,7 @@ class Evaluation:
     n: int
     particles: int
     pareto_k: np.ndarray  # (n,): above 0.7 a row's log_evidence is not to be relied on; NaN for under 25 particles
-    unreliable: float  # fraction of rows whose k says so
+    unreliable: float  # fraction of rows whose k says so; NaN where k is unknown
     reconstruction_error: float  # root mean square over data and elements
     mutual_information: float | None  # I_q(x; z) of these rows, nats: at most log n; None for other q than Gaussians
     aggregate_kl: float | None  # KL(q(z) || p(z)), q(z) the mixture over these rows: kl - mutual_information
@@ -193,7 +193,7 @@ def evaluate(
         n=len(xs),
         particles=particles,
         pareto_k=k,
-        unreliable=float(np.mean(bad)),
+        unreliable=math.nan if np.isnan(k).all() else float(np.mean(bad)),
         reconstruction_error=unit * math.sqrt(np.mean(np.asarray(rows.squared_error, np.float64))),
         **shared,
     )

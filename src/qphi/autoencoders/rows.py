@@ -81,7 +81,8 @@ class GivenEncoder(AbstractEncoder):
 
     def __call__(self, x: Float[Array, " numbers"]) -> AbstractFamily:
         datum, given = self.rows.split(x)
-        return as_family(self.function(datum, given[: self.rows.covariates]))
+        covariates = (given[: self.rows.covariates],) if self.rows.covariates else ()
+        return as_family(self.function(datum, *covariates))
 
 
 class GivenDecoder(eqx.Module):

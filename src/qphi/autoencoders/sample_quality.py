@@ -19,7 +19,7 @@ NEIGHBOURS = 3  # Kynkaanniemi et al. (2019), section 3
 
 @dataclasses.dataclass(frozen=True)
 class SampleQuality:
-    """Samples against data, in the space of the data's principal components, each of unit variance.
+    """Samples against data, in the space of the data's principal components, in units of their mean variance.
 
     `frechet` is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), 0 for equal means and covariances; `frechet_of_data` is
     that between two halves of the data: what noise alone gives. `precision`: the share of samples within reach of data
@@ -48,8 +48,9 @@ def sample_quality(data: Float[np.ndarray, "n ..."], samples: Float[np.ndarray, 
     _, singular, directions = np.linalg.svd(x - centre, full_matrices=False)
     kept = singular > 1e-6 * singular[0]
     count = min(COMPONENTS, n // 4, int(kept.sum()))
-    whiten = directions[:count].T * (math.sqrt(n) / singular[:count])
-    x, y = (x - centre) @ whiten, (y - centre) @ whiten
+    # one unit for all: with a unit for each, the faintest noise would count as much as the shape of a face
+    unit = math.sqrt(np.mean(singular[:count] ** 2) / n)
+    x, y = ((points - centre) @ directions[:count].T / unit for points in (x, y))
     half = n // 2
     return SampleQuality(
         frechet=_frechet(x, y),

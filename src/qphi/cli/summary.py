@@ -68,7 +68,7 @@ def print_evaluation(e: Evaluation, source: str, more: dict[str, Any] | None = N
         ("  log likelihood E_q[log p(x|z)]", _with_error(e.log_likelihood)),
         ("  KL(q(z|x) || p(z))", _with_error(e.kl)),
         (f"log p(x), {e.particles} importance weights", _with_error(e.log_evidence)),
-        ("  rows whose weights cannot be relied on", f"{e.unreliable:.1%} (Pareto k)"),
+        ("  rows whose weights cannot be relied on", _share(e.unreliable)),
         ("reconstruction error", f"{e.reconstruction_error:.4g} root mean square"),
         ("active units", f"{e.active_units} of {e.latent_dim}"),
     ]
@@ -83,6 +83,10 @@ def print_evaluation(e: Evaluation, source: str, more: dict[str, Any] | None = N
         table.add_row(escape(name), escape(text))
     console.print(Text(f"{e.n} rows of {source}; nats per datum ± standard error", style="bold"))
     console.print(table)
+
+
+def _share(unreliable: float) -> str:
+    return f"{unreliable:.1%} (Pareto k)" if math.isfinite(unreliable) else "unknown: fewer than 25 weights"
 
 
 def _more_rows(more: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Estimators with scikit-learn's habits."""
+"""scikit-learn classes over the engine."""
 
 from qphi.estimators.semi_supervised import SemiSupervisedVAE
 from qphi.estimators.vae import VAE

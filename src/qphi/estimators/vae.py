@@ -237,9 +237,9 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.seen_ = (x[train[:: -(-len(train) // ROWS)]], x[held_out[:: -(-len(held_out) // ROWS)]])
         data = x[train] if not self.given_ else x[train, : self.scaling_.size]
         model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(data)) or 1.0), own)
-        if self.scaling_.kind == "counts":
+        if self.scaling_.kind == "counts" and "decoder" not in own:
             sizes = np.exp(x[train, -1:]) if self.given_.sized else 1.0
-            model = centred(model, jnp.asarray(np.mean(data.reshape(len(train), -1) / sizes, axis=0, dtype=np.float32)))
+            model = centred(model, np.mean(data.reshape(len(train), -1) / sizes, axis=0))
         # 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; slice larger ones finer.
         conv = self.architecture_.convolutional
         slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None

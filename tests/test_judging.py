@@ -221,9 +221,8 @@ def test_evaluation_has_every_figure(fitted, tmp_path):
     assert 0 < found.reconstruction_error < 1
     quality = fitted.sample_quality(vectors())
     assert quality.recall > 0.8
-    assert (
-        quality.precision > 0.2
-    )  # after 40 epochs the noise is still wider than the data's: many samples fall outside
+    # after 40 epochs the noise is still wider than the data's, so many samples fall outside
+    assert quality.precision > 0.2
     fitted.save(tmp_path / "m")
     with pytest.raises(InputError, match=r"Use diagnose\(X\)"):
         _ = VAE.load(tmp_path / "m").diagnosis_

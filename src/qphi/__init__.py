@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import SemiSupervisedVAE as SemiSupervisedVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
     from qphi.families import Categorical as Categorical
     from qphi.families import CouplingFlow as CouplingFlow
@@ -77,6 +78,7 @@ _HOMES = {
     "Ladder": "qphi.families",
     "Mixture": "qphi.families",
     "TopDown": "qphi.families",
+    "SemiSupervisedVAE": "qphi.estimators",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",

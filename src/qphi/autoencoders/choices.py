@@ -51,6 +51,13 @@ def check(architecture: Architecture) -> None:
     ):
         if value not in known:
             raise InputError(f"{name}={value!r} is not known. Use one of {', '.join(known)}.")
+    if "encoder" in a.own and (a.posterior != "diagonal" or a.prior in _ONLY_TOGETHER):
+        raise InputError(
+            f"an encoder= of your own says itself what q(z|x) is, so posterior={a.posterior!r} and prior={a.prior!r} "
+            "do not go with it. Leave encoder= or these out, or use qphi.LatentVariableModel."
+        )
+    if a.network == "residual-mlp" and a.activation != "relu":
+        raise InputError(f"activation={a.activation!r} has no effect on network='residual-mlp'. Use network='mlp'.")
     for kind in _ONLY_TOGETHER:
         if (a.prior == kind) != (a.posterior == kind):
             raise InputError(f"prior={a.prior!r} does not go with posterior={a.posterior!r}. Let both be {kind!r}.")
@@ -80,7 +87,7 @@ def make_prior(architecture: Architecture, key: PRNGKeyArray) -> AbstractFamily 
         case "mixture":
             return Mixture.of_gaussians(dim, a.components, key=key)
         case "vamp":
-            return VampPrior(jnp.zeros((a.components, *a.shape)), dim)
+            return VampPrior(jnp.zeros((a.components, *a.row_shape)), dim)
         case "flow":
             return CouplingFlow.around(jnp.zeros(dim), jnp.eye(dim), key=key, layers=6, width=64)
         case "categorical":

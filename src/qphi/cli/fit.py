@@ -24,7 +24,22 @@ __all__ = ["fit", "register"]
 CHECKPOINT = "checkpoint.json"  # written by `VAE.fit`
 ENDED_NOT_FINITE, INTERRUPTED = 3, 130
 
-Likelihood = Literal["auto", "gaussian", "bernoulli", "continuous-bernoulli"]
+Likelihood = Literal[
+    "auto",
+    "gaussian",
+    "gaussian-per-feature",
+    "gaussian-output-scale",
+    "student-t",
+    "bernoulli",
+    "continuous-bernoulli",
+    "discretised-logistic",
+    "discretised-logistic-mixture",
+    "categorical",
+    "ordinal",
+    "poisson",
+    "negative-binomial",
+    "zero-inflated-negative-binomial",
+]
 Prior = Literal["normal", "mixture", "vamp", "flow", "categorical", "ladder"]
 Posterior = Literal["diagonal", "full-rank", "student-t", "iaf", "coupling", "categorical", "ladder"]
 Bound = Literal["elbo", "monte-carlo", "sticking-the-landing", "iwae", "dreg", "leave-one-out"]
@@ -66,7 +81,9 @@ def fit(
         Likelihood | None,
         typer.Option(
             help="p(x|z). auto looks at the data; gaussian learns its noise scale; bernoulli is for pixels 0 "
-            "or 1, continuous-bernoulli for shades between. \\[default: auto]",
+            "or 1, continuous-bernoulli for shades between, discretised-logistic-mixture for 8-bit levels, "
+            "negative-binomial for counts. \\[default: auto]",
+            metavar="NAME",
             show_default=False,
         ),
     ] = None,

@@ -12,13 +12,24 @@ import numpy as np
 
 from qphi.autoencoders.build import Architecture, choose_channels, choose_network
 from qphi.autoencoders.choices import check, choose_bound
-from qphi.data.scaling import Scaling
+from qphi.data.given import Given, fit_given
+from qphi.data.scaling import OWN, Scaling, fit_scaling
 from qphi.errors import InputError
 
 if TYPE_CHECKING:
     from qphi.estimators.vae import VAE
 
-__all__ = ["OPTIONS", "architecture_of", "mixed_precision", "objective_words", "settings_of", "training_of"]
+__all__ = [
+    "OPTIONS",
+    "check_options",
+    "first_look",
+    "mixed_precision",
+    "objective_words",
+    "own_parts",
+    "plain",
+    "settings_of",
+    "training_of",
+]
 
 _MODEL = ("prior", "components", "posterior", "levels", "categories", "refine_steps", "activation")
 _OBJECTIVE = ("bound", "particles", "alpha", "free_bits", "warm_up_epochs", "cycles", "capacity")
@@ -28,7 +39,44 @@ SCHEDULES, PRECISIONS = ("plateau", "constant", "cosine"), ("float32", "mixed")
 MIXTURE, VAMP = 10, 500  # components unless told
 
 
-def architecture_of(vae: VAE, scaling: Scaling, rows: int) -> Architecture:
+def check_options(vae: VAE) -> None:
+    """Raises InputError for options that no data could make right."""
+    if not (isinstance(vae.latent_dim, (int, np.integer)) and vae.latent_dim >= 1):
+        raise InputError(f"latent_dim={vae.latent_dim!r}: a whole number of at least 1 is needed.")
+    if not (isinstance(vae.beta, (int, float)) and math.isfinite(vae.beta) and vae.beta >= 0):
+        raise InputError(f"beta={vae.beta!r}: a finite number of at least 0 is needed; 1 gives the ELBO.")
+    for name in ("max_epochs", "max_time"):
+        value = getattr(vae, name)
+        if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
+            raise InputError(f"{name}={value!r}: a positive number or None is needed.")
+    if not np.ndim(vae.hidden) or not len(vae.hidden) or min(vae.hidden) < 1:
+        raise InputError(f"hidden={vae.hidden!r}: at least one layer of at least one unit is needed: (512, 512).")
+    training_of(vae)
+
+
+def own_parts(vae: VAE) -> dict[str, Any]:
+    """Encoder, decoder and likelihood, those that are the user's."""
+    own = {name: getattr(vae, name) for name in ("encoder", "decoder", "likelihood")}
+    return {name: part for name, part in own.items() if part is not None and not isinstance(part, str)}
+
+
+def first_look(
+    vae: VAE, x: Any, covariates: Any = None, size_factors: Any = None
+) -> tuple[Scaling, Given, Architecture]:
+    """What training data decide. Raises InputError for data or options that do not fit together."""
+    likelihood = vae.likelihood
+    name = likelihood if isinstance(likelihood, str) else getattr(likelihood, "name", OWN)
+    scaling = fit_scaling(x, name, getattr(likelihood, "levels", None))
+    given = fit_given(len(x), covariates, size_factors)
+    if given.sized and scaling.kind != "counts":
+        raise InputError(
+            f"size_factors multiply the mean of counts, but the likelihood is {scaling.likelihood!r}. "
+            "Use likelihood='negative-binomial', or give them as covariates."
+        )
+    return scaling, given, architecture_of(vae, scaling, given, len(x))
+
+
+def architecture_of(vae: VAE, scaling: Scaling, given: Given, rows: int) -> Architecture:
     """Everything that fixes the shape of the model. Raises InputError for options that do not fit together."""
     for name in ("components", "levels", "categories", "refine_steps"):
         value = getattr(vae, name)
@@ -43,6 +91,10 @@ def architecture_of(vae: VAE, scaling: Scaling, rows: int) -> Architecture:
         network,
         tuple(int(width) for width in vae.hidden),
         choose_channels(scaling.model_shape, network),
+        classes=scaling.classes,
+        covariates=len(given.offset),
+        sized=given.sized,
+        own=tuple(sorted(own_parts(vae))),
         activation=vae.activation,
         prior=vae.prior,
         components=usual if vae.components is None else int(vae.components),

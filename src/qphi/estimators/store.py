@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from qphi.autoencoders.build import Architecture, build
+from qphi.data.given import Given
 from qphi.data.scaling import Scaling
 from qphi.errors import InputError
 from qphi.estimators.options import OPTIONS, plain
@@ -44,6 +45,7 @@ def write_model(folder: Path, vae: VAE) -> None:
     checksum = save_arrays(folder / "model.safetensors", eqx.filter(vae.model_, eqx.is_array))
     parameters = {name: plain(getattr(vae, name)) for name in _PARAMETERS}
     parameters["hidden"] = [int(width) for width in parameters["hidden"]]
+    parameters["likelihood"] = vae.likelihood if isinstance(vae.likelihood, str) else None
     write_json(
         folder / "model.json",
         {
@@ -51,6 +53,7 @@ def write_model(folder: Path, vae: VAE) -> None:
             "parameters": parameters,
             "architecture": vae.architecture_.to_json(),
             "scaling": vae.scaling_.to_json(),
+            "given": vae.given_.to_json(),
             "seed": vae.seed_,
             "data": vae.fingerprint_,
             "status": vae.status_.name,
@@ -64,30 +67,42 @@ def write_model(folder: Path, vae: VAE) -> None:
     )
 
 
-def read_model(folder: Path, cls: type[VAE]) -> VAE:
-    """The inverse of `write_model`, without running anything from the file."""
-    values = read_json(folder / "model.json")
+def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) -> VAE:
+    """The inverse of `write_model`, without running anything from the file. `own` holds the user's parts."""
+    values, own = read_json(folder / "model.json"), own or {}
+    try:
+        missing = sorted(set(values["architecture"]["own"]) ^ set(own))
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder, error) from None
+    if missing:
+        raise InputError(
+            f"the model in {folder} and the parts given differ in {', '.join(missing)}. Files hold no code: give the "
+            f"parts that were your own, as in VAE.load(path, {missing[0]}=...), and only those."
+        )
     try:
         parameters: dict[str, Any] = {
             name: tuple(v) if name == "hidden" else v for name, v in values["parameters"].items()
         }
-        vae = cls(random_state=values["seed"], **parameters)
+        vae = cls(random_state=values["seed"], **parameters | own)
         vae.architecture_ = Architecture.from_json(values["architecture"])
         vae.scaling_ = Scaling.from_json(values["scaling"])
+        vae.given_ = Given.from_json(values["given"])
         vae.seed_, vae.status_ = values["seed"], Status[values["status"]]
         vae.status_text_, vae.seconds_ = values["status_text"], values["seconds"]
         vae.n_iter_, vae.best_epoch_ = values["n_iter"], values["best_epoch"]
         vae.history_, checksum = values["history"], values["sha256"]
         vae.fingerprint_ = values["data"]
         key = jax.random.key(0)
-        skeleton = eqx.filter_eval_shape(build, vae.architecture_, key)
+        skeleton = eqx.filter_eval_shape(build, vae.architecture_, key, own=own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again."
-        ) from None
+        raise _damaged(folder, error) from None
     vae.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
     vae._describe()
     return vae
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +126,9 @@ class Checkpoint:
             ("scaling", "another likelihood or range of the data"),
             ("beta", "another beta"),
             ("training", "another bound or way to train"),
+            ("given", "other covariates or size factors"),
         ):
-            if self.settings.get(name) != wanted[name]:
+            if self.settings.get(name) != wanted.get(name):
                 raise InputError(
                     f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
                     "Resume with what it was started with, or fit into a new folder."

@@ -9,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
+import qphi
 from qphi import VAE, InputError, SemiSupervisedVAE
 from qphi.autoencoders import MLP, NegativeBinomial
 from qphi.autoencoders.conv_networks import ConvFeatures, ConvImage
@@ -146,7 +147,7 @@ def half_labelled() -> tuple[SemiSupervisedVAE, np.ndarray, np.ndarray]:
     x = np.where(truth[:, None] == 1, 2.0, -2.0) * [1, 1, 0] + rng.normal(size=(400, 3)) * [1, 1, 3]
     words = np.where(truth == 1, "up", "down").astype(object)
     words[20:] = None
-    model = SemiSupervisedVAE(1, hidden=(16,), max_epochs=40)
+    model = SemiSupervisedVAE(1, hidden=(16,), max_epochs=40, random_state=0)
     return quiet_fit_with(model, x, words), x, truth
 
 
@@ -168,7 +169,7 @@ def test_twenty_labels_of_four_hundred_are_enough_for_two_clusters(half_labelled
     drawn = model.sample(["up"] * 50 + ["down"] * 50)
     assert drawn[:50, 0].mean() > 1 > -1 > drawn[50:, 0].mean()
     assert model.transform(x).shape == (400, 1)
-    assert np.isfinite(model.history_["held_out_elbo"]).all()
+    assert np.isfinite(model.history_["held_out_elbo_per_datum"]).all()
 
 
 def test_the_bound_of_a_missing_label_is_the_mixture_of_the_known_ones(half_labelled):
@@ -186,6 +187,25 @@ def test_the_bound_of_a_missing_label_is_the_mixture_of_the_known_ones(half_labe
     known = np.stack([np.asarray(items(jnp.eye(2)[k])) for k in range(2)], axis=1)
     expected = np.sum(np.exp(log_q) * (known - log_q), axis=1)
     np.testing.assert_allclose(items(jnp.zeros(2)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_of_labels_survives_its_file(half_labelled, tmp_path):
+    model, x, _ = half_labelled
+    model.save(tmp_path)
+    again = qphi.load(tmp_path)
+    assert isinstance(again, SemiSupervisedVAE)
+    assert again.classes_.tolist() == model.classes_.tolist()
+    assert again.get_params() == model.get_params()
+    for use in (lambda m: m.predict_proba(x), lambda m: m.transform(x), lambda m: m.sample(["up"])):
+        assert same_bits(use(again), use(model))
+    with pytest.raises(InputError, match=r"qphi\.load"):
+        VAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(("option", "value"), [("latent_dim", 0), ("hidden", ()), ("max_epochs", -1)])
+def test_sizes_of_a_labelled_model_are_checked(option, value):
+    with pytest.raises(InputError, match=f"{option}="):
+        SemiSupervisedVAE(**{option: value}).fit(RNG.normal(size=(6, 2)), [0, 1, 0, 1, -1, -1])
 
 
 def test_labels_are_checked():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from compiles import counting_compiles
 from latent_zoo import MODELS
 from qphi import VAE, InputError
 from qphi.autoencoders import Figure, LatentVariableModel
@@ -76,6 +77,14 @@ def test_annealing_finds_the_evidence_that_weights_miss():
     assert error.max() < 1.2
     assert error.mean() < 0.5 * abs(plain.log_evidence.value - PPCA.log_evidence.mean())
     assert evaluate(model, PPCA.xs, particles=100, annealed=True).log_evidence.value > plain.log_evidence.value
+
+
+def test_annealing_of_discrete_latents_is_refused_before_any_work():
+    model = vae(latent_dim=4, prior="categorical", posterior="categorical", max_epochs=1)
+    quiet_fit(model, vectors()[:40])
+    with counting_compiles() as count, pytest.raises(InputError, match="discrete latents"):
+        model.evaluate(vectors()[:5], annealed=True)
+    assert count.compiled == 0
 
 
 def test_weights_of_the_exact_posterior_are_reliable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import types
 
@@ -142,6 +143,9 @@ def test_partial_fit_goes_on_from_call_to_call():
         model.partial_fit(x, epochs=0)
     with pytest.raises(InputError, match="shape"):
         model.partial_fit(x[:, :2])
+    for option, value in (("prior", "vamp"), ("latent_dim", 3), ("likelihood", "student-t"), ("refine_steps", 2)):
+        with pytest.raises(InputError, match=f"{option} was .* which needs another model"):
+            copy.copy(model).set_params(**{option: value}).partial_fit(x)
 
 
 def test_a_cosine_run_resumed_is_the_uninterrupted_one(tmp_path):

@@ -14,7 +14,7 @@ from qphi.autoencoders.blocks import in_blocks
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.errors import InputError
 
-__all__ = ["annealed_log_evidence"]
+__all__ = ["annealed_log_evidence", "check_annealable"]
 
 CHAINS, TEMPERATURES, LEAPS = 8, 200, 5
 SLOW_ENDS = 4.0  # Wu et al. (2017): temperatures follow a sigmoid from -4 to 4, slow where a narrow end gives way
@@ -30,14 +30,19 @@ def annealed_log_evidence(
     prod_t [p(x, z_t) / q(z_t|x)]^(b_(t+1) - b_t), and 8 chains are averaged. Step sizes follow the acceptance rate.
     Sources: Neal (2001); Wu et al. (2017), arXiv 1611.04273. Raises InputError for discrete latents.
     """
-    if eqx.filter_eval_shape(model.posterior, jnp.asarray(xs[:1])).support_size is not None:
-        raise InputError("annealing moves z along gradients; discrete latents have none. Use annealed=False.")
+    check_annealable(model, xs)
     key = jax.random.key(seed, impl="threefry2x32")
 
     def block(block: np.ndarray) -> Array:
         return _anneal(model, jnp.asarray(block), key, temperatures)
 
     return np.asarray(in_blocks(block, xs, CHAINS * math.prod(xs.shape[1:])), np.float64)
+
+
+def check_annealable(model: LatentVariableModel, xs: np.ndarray) -> None:
+    """Raises InputError for discrete latents."""
+    if eqx.filter_eval_shape(model.posterior, jnp.asarray(xs[:1])).support_size is not None:
+        raise InputError("annealing moves z along gradients; discrete latents have none. Use annealed=False.")
 
 
 @eqx.filter_jit

@@ -17,12 +17,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, UInt32
 
 from qphi.autoencoders.aggregate import shared_code
-from qphi.autoencoders.annealed import annealed_log_evidence
+from qphi.autoencoders.annealed import annealed_log_evidence, check_annealable
 from qphi.autoencoders.blocks import in_blocks
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.bounds.factored import kl_to_prior, knows_kl
+from qphi.bounds.factored import kl_per_unit, kl_to_prior, knows_kl
 from qphi.checks.pareto import khat_threshold, tail_shape_of_largest, tail_size
-from qphi.families import Batch, DiagonalGaussian, FullRankGaussian, StandardNormal
+from qphi.families import Batch, DiagonalGaussian, FullRankGaussian
 
 __all__ = ["Evaluation", "Figure", "RowScores", "evaluate", "figure_of", "row_keys", "score_rows"]
 
@@ -52,7 +52,7 @@ class Evaluation:
     log_evidence: Figure  # importance-weighted log p(x), from `particles` draws: between the ELBO and the truth
     bits_per_dimension: float | None  # -log_evidence / (dimensions log 2), for whole-number data
     active_units: int
-    kl_per_unit: np.ndarray
+    kl_per_unit: np.ndarray  # NaN where q or the prior is no product over units
     latent_dim: int
     n: int
     particles: int
@@ -73,6 +73,7 @@ class RowScores(eqx.Module):
     log_evidence: Float[Array, " data"]
     mean: Float[Array, "data dim"]  # of q(z|x)
     scale: Float[Array, "data dim"]
+    kl_per_unit: Float[Array, "data dim"]  # NaN where units do not separate
     largest: Float[Array, "data largest"]  # log weights, in descending order
     squared_error: Float[Array, " data"]  # of E[x | E_q[z]], mean over elements
 
@@ -128,10 +129,12 @@ def _score_block(model: LatentVariableModel, xs: Float[Array, "data ..."], parti
     likelihood = likelihood / particles
     kl = kl_to_prior(q, prior) if closed else likelihood - joint / particles
     mean, scale = moments(q)
+    per_unit = kl_per_unit(q, prior)
+    per_unit = jnp.full(mean.shape, jnp.nan) if per_unit is None else per_unit
     error = jnp.mean(_difference(model, xs, mean).reshape(xs.shape[0], -1) ** 2, axis=1)
     # normalised by the number of weights actually summed
     evidence = top + jnp.log(total) - jnp.log(particles)
-    return RowScores(likelihood - kl, likelihood, kl, evidence, mean, scale, largest, error)
+    return RowScores(likelihood - kl, likelihood, kl, evidence, mean, scale, per_unit, largest, error)
 
 
 def _difference(model: LatentVariableModel, xs: Float[Array, "data ..."], z: Float[Array, "data dim"]) -> Array:
@@ -173,6 +176,8 @@ def evaluate(
 ) -> Evaluation:
     """Every figure of `Evaluation`. `log_jacobian` moves densities from the model's units to those of the data, `unit`
     the reconstruction error. With `annealed` the log evidence of rows with a bad k is estimated anew by annealing."""
+    if annealed:
+        check_annealable(model, xs)  # before the work of scoring
     rows = score_rows(model, xs, particles)
     k = tail_shape_of_largest(np.asarray(rows.largest), particles)
     bad = k > khat_threshold(max(particles, 25))
@@ -180,7 +185,6 @@ def evaluate(
     if annealed and bad.any():
         log_evidence[bad] = annealed_log_evidence(model, xs[bad])
     evidence = figure_of(log_evidence + log_jacobian)
-    per_unit = _kl_per_unit(model, rows)
     given = 0 if model.rows is None else model.rows.given
     kl = figure_of(rows.kl)
     shared = shared_code(model, xs, rows.mean, rows.scale, kl.value)
@@ -191,7 +195,7 @@ def evaluate(
         log_evidence=evidence,
         bits_per_dimension=-evidence.value / ((math.prod(xs.shape[1:]) - given) * math.log(2)) if whole else None,
         active_units=int(np.sum(np.var(rows.mean, axis=0) > ACTIVE)),
-        kl_per_unit=per_unit,
+        kl_per_unit=np.mean(np.asarray(rows.kl_per_unit, np.float64), axis=0),
         latent_dim=model.latent_dim,
         n=len(xs),
         particles=particles,
@@ -207,11 +211,3 @@ def figure_of(values: ArrayLike) -> Figure:
     values = np.asarray(values, dtype=np.float64)
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return Figure(float(np.mean(values)), float(error))
-
-
-def _kl_per_unit(model: LatentVariableModel, rows: RowScores) -> np.ndarray:
-    """KL of each latent unit to N(0, 1), averaged over data; NaN for other priors, where units do not separate."""
-    if not isinstance(model.prior, StandardNormal):
-        return np.full(model.latent_dim, np.nan)
-    mean, scale = np.asarray(rows.mean, np.float64), np.asarray(rows.scale, np.float64)
-    return np.mean(0.5 * (mean**2 + scale**2 - 2 * np.log(scale) - 1), axis=0)

@@ -11,7 +11,8 @@ from qphi.autoencoders.gaps import Gaps, RateDistortion, gaps, rate_distortion
 from qphi.autoencoders.sample_quality import SampleQuality, sample_quality
 from qphi.errors import InputError
 from qphi.estimators.diagnosis import ROWS, Diagnosis, diagnose
-from qphi.estimators.uses import Uses, positive
+from qphi.estimators.options import positive
+from qphi.estimators.uses import Uses
 
 __all__ = ["Judging"]
 
@@ -30,7 +31,7 @@ class Judging(Uses):
         A lower bound in expectation that tightens with `particles` (Burda et al. 2016). Randomness is fixed by the
         row's own values: the same row scores the same bits at every call, whatever its neighbours.
         """
-        rows = score_rows(self._fitted(), self._rows(X, covariates, size_factors), positive(particles))
+        rows = score_rows(self._fitted(), self._rows(X, covariates, size_factors), positive(particles, "particles"))
         return np.asarray(rows.log_evidence, np.float64) + self.scaling_.log_jacobian
 
     def score(self, X: Any, y: Any = None, *, covariates: Any = None, size_factors: Any = None) -> float:
@@ -56,7 +57,7 @@ class Judging(Uses):
         return evaluate(
             self._fitted(),
             self._rows(X, covariates, size_factors),
-            particles=positive(particles),
+            particles=positive(particles, "particles"),
             log_jacobian=self.scaling_.log_jacobian,
             whole=self.scaling_.whole,
             unit=self.scaling_.scale[0] if len(self.scaling_.scale) == 1 else 1.0,
@@ -65,7 +66,7 @@ class Judging(Uses):
 
     def gaps(self, X: Any, *, n_rows: int = 64, covariates: Any = None, size_factors: Any = None) -> Gaps:
         """Amortisation and approximation gap in nats, from a sample of `n_rows` rows whose q is refined one by one."""
-        return gaps(self._fitted(), _some(self._rows(X, covariates, size_factors), positive(n_rows)))
+        return gaps(self._fitted(), _some(self._rows(X, covariates, size_factors), positive(n_rows, "n_rows")))
 
     def rate_distortion(
         self,
@@ -79,7 +80,7 @@ class Judging(Uses):
         """Nats of code against nats of distortion that this decoder can reach, at each beta; distortion is in the units
         of the data."""
         found = rate_distortion(
-            self._fitted(), _some(self._rows(X, covariates, size_factors), positive(n_rows)), betas=betas
+            self._fitted(), _some(self._rows(X, covariates, size_factors), positive(n_rows, "n_rows")), betas=betas
         )
         moved = tuple(d - self.scaling_.log_jacobian for d in found.distortion)
         return RateDistortion(found.betas, found.rate, moved)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
+import secrets
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from sklearn.utils import check_random_state
 
 from qphi.autoencoders.build import Architecture, choose_channels, choose_network
 from qphi.autoencoders.choices import check, choose_bound
@@ -22,11 +25,15 @@ if TYPE_CHECKING:
 __all__ = [
     "OPTIONS",
     "check_options",
+    "check_same",
+    "check_sizes",
     "first_look",
     "mixed_precision",
     "objective_words",
     "own_parts",
     "plain",
+    "positive",
+    "seed_of",
     "settings_of",
     "training_of",
 ]
@@ -41,17 +48,38 @@ MIXTURE, VAMP = 10, 500  # components unless told
 
 def check_options(vae: VAE) -> None:
     """Raises InputError for options that no data could make right."""
-    if not (isinstance(vae.latent_dim, (int, np.integer)) and vae.latent_dim >= 1):
-        raise InputError(f"latent_dim={vae.latent_dim!r}: a whole number of at least 1 is needed.")
+    check_sizes(vae)
     if not (isinstance(vae.beta, (int, float)) and math.isfinite(vae.beta) and vae.beta >= 0):
         raise InputError(f"beta={vae.beta!r}: a finite number of at least 0 is needed; 1 gives the ELBO.")
+    training_of(vae)
+
+
+def check_sizes(estimator: Any) -> None:
+    """Raises InputError for widths and budgets that are none."""
+    positive(estimator.latent_dim, "latent_dim")
     for name in ("max_epochs", "max_time"):
-        value = getattr(vae, name)
+        value = getattr(estimator, name)
         if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
             raise InputError(f"{name}={value!r}: a positive number or None is needed.")
-    if not np.ndim(vae.hidden) or not len(vae.hidden) or min(vae.hidden) < 1:
-        raise InputError(f"hidden={vae.hidden!r}: at least one layer of at least one unit is needed: (512, 512).")
-    training_of(vae)
+    hidden = estimator.hidden
+    if not np.ndim(hidden) or not len(hidden) or min(hidden) < 1:
+        raise InputError(f"hidden={hidden!r}: at least one layer of at least one unit is needed: (512, 512).")
+
+
+def check_same(vae: VAE, rows: int) -> None:
+    """Raises InputError where the options now ask for another model than the one that was begun."""
+    had, wanted = vae.architecture_, architecture_of(vae, vae.scaling_, vae.given_, rows)
+    if vae.components is None:  # then as many as the first rows allowed
+        wanted = dataclasses.replace(wanted, components=had.components)
+    likelihood = vae.likelihood if isinstance(vae.likelihood, str) and vae.likelihood != "auto" else had.likelihood
+    wanted = dataclasses.replace(wanted, likelihood=likelihood)
+    names = [field.name for field in dataclasses.fields(had)]
+    changed = [name for name in names if getattr(had, name) != getattr(wanted, name)]
+    if changed:
+        raise InputError(
+            f"{changed[0]} was {getattr(had, changed[0])!r} when this model was begun and is now "
+            f"{getattr(wanted, changed[0])!r}, which needs another model. Set it back, or train a new VAE."
+        )
 
 
 def own_parts(vae: VAE) -> dict[str, Any]:
@@ -157,6 +185,22 @@ def settings_of(vae: VAE) -> dict[str, Any]:
     """What a run has to be resumed with, in plain values."""
     settings = {name: plain(getattr(vae, name)) for name in (*_OBJECTIVE, *_STEPS)}
     return settings | ({"max_epochs": vae.max_epochs} if vae.schedule == "cosine" else {})
+
+
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """The seed that `random_state` stands for."""
+    if random_state is None:
+        return secrets.randbelow(2**31)  # from the system; global random state is neither read nor moved
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def positive(value: Any, name: str) -> int:
+    """A whole number of at least 1, or InputError that names it."""
+    if not (isinstance(value, (int, np.integer)) and value >= 1):
+        raise InputError(f"{name}={value!r}: a whole number of at least 1 is needed.")
+    return int(value)
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -21,13 +23,18 @@ from qphi.autoencoders.latent import posterior_moments, sample_data
 from qphi.autoencoders.networks import MLP
 from qphi.autoencoders.training import hold_out, plan
 from qphi.bounds import ELBO
-from qphi.data.scaling import fit_scaling
+from qphi.data.scaling import Scaling, fit_scaling
 from qphi.errors import InputError
-from qphi.estimators.uses import positive, random_keys
+from qphi.estimators import store
+from qphi.estimators.options import check_sizes, plain, seed_of
+from qphi.estimators.uses import random_keys
+from qphi.serialise import load_arrays, save_arrays, write_json
 from qphi.solvers import Problem
+from qphi.status import Status
 
 __all__ = ["SemiSupervisedVAE"]
 
+_PARAMETERS = ("latent_dim", "likelihood", "max_epochs", "max_time")
 LABEL_WEIGHT = 0.1  # Kingma et al. (2014), section 4: alpha = 0.1 N
 
 
@@ -36,11 +43,11 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
 
     Rows without a label still teach what data look like, and so where classes part. All classes have the same prior
     probability. Networks are MLPs; scaling, likelihoods, held-out rows and the end of training are those of `qphi.VAE`.
-    `classes_`, `model_`, `status_`, `history_` hold the result.
+    `classes_`, `model_`, `status_`, `history_` and `seed_` hold the result.
 
     Parameters
     ----------
-    latent_dim : length of z, what the label does not say (a style). likelihood, hidden, max_epochs, max_time,
+    latent_dim : length of z, what the label does not say (a style). likelihood (a name), hidden, max_epochs, max_time,
         random_state : as of `qphi.VAE`.
     """
 
@@ -52,7 +59,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
         hidden: tuple[int, ...] = (512, 512),
         max_epochs: float | None = None,
         max_time: float | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = None,
     ):
         self.latent_dim = latent_dim
         self.likelihood = likelihood
@@ -66,24 +73,28 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
 
         Raises InputError when no label is there, or all are the same.
         """
-        self.scaling_ = fit_scaling(X, self.likelihood)
-        x = self.scaling_.prepare(X)
-        columns = self._columns(y, len(x))
-        classes = columns.shape[1]
-        shape, hidden = self.scaling_.model_shape, tuple(int(width) for width in self.hidden)
-        architecture = Architecture(
+        check_sizes(self)
+        if not isinstance(self.likelihood, str):
+            raise InputError(f"likelihood={self.likelihood!r}: a name is needed, as 'auto'. Use qphi.VAE for others.")
+        scaling = fit_scaling(X, self.likelihood)
+        x = scaling.prepare(X)
+        self.classes_, columns = _classes_and_columns(y, len(x))
+        classes, shape = columns.shape[1], scaling.model_shape
+        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
+        self.scaling_, self.seed_ = scaling, seed_of(self.random_state)
+        self.architecture_ = Architecture(
             shape,
-            positive(self.latent_dim),
-            self.scaling_.likelihood,
+            int(self.latent_dim),
+            scaling.likelihood,
             choose_network(shape, "mlp"),
-            hidden,
-            classes=self.scaling_.classes,
+            tuple(int(width) for width in self.hidden),
+            classes=scaling.classes,
             covariates=classes,
         )
-        split_key, model_key, run_key = random_keys(int(self.random_state))
+        split_key, model_key, run_key = random_keys(self.seed_)
         train, held_out = hold_out(len(x), split_key)
         rows = np.concatenate([x.reshape(len(x), -1), columns], axis=1)
-        model = _build(architecture, classes, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
+        model = _build(self.architecture_, model_key, jnp.asarray(float(np.std(x[train])) or 1.0))
         training = plan(model.vae, rows[train], rows[held_out], run_key)
         # alpha E over labelled rows, as a weight on each of them
         weight = jnp.asarray(LABEL_WEIGHT * len(rows) / max(float(columns.sum()), 1.0))
@@ -98,7 +109,8 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
         training = dataclasses.replace(training, problem=problem, trained=trained)
         result = training.drive(training.start(), max_epochs=self.max_epochs, max_time=self.max_time)
         self.model_: LabelledModel = problem.whole(result.answer)
-        self.status_, self.history_ = result.status, result.history
+        self.status_, self.n_features_in_ = result.status, scaling.size
+        self.history_ = store.per_datum(result.history, scaling.log_jacobian, training.steps_per_epoch)
         if not result.status.succeeded:
             warnings.warn(f"{result.reason}. {result.status.advice}", ConvergenceWarning, stacklevel=2)
         return self
@@ -119,29 +131,55 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
         x = self.scaling_.prepare(X)
         return posterior_moments(self.model_.vae, np.concatenate([x.reshape(len(x), -1), labels], axis=1))[0]
 
-    def sample(self, y: Any, *, noise: bool | None = None, random_state: int = 0) -> np.ndarray:
+    def sample(self, y: Any, *, noise: bool | None = None, random_state: int | None = None) -> np.ndarray:
         """New data, one of each class in `y` (n,); `noise` as in `qphi.VAE.sample`."""
         check_is_fitted(self, "model_")
         labels = self._onehot(y)
         noisy = not self.scaling_.image if noise is None else noise
-        size = self.scaling_.size
-        return self.scaling_.restore(sample_data(self.model_.vae, len(labels), random_state, noisy, size, labels))
+        size, seed = self.scaling_.size, self.seed_ if random_state is None else int(random_state)
+        return self.scaling_.restore(sample_data(self.model_.vae, len(labels), seed, noisy, size, labels))
 
-    def _columns(self, y: Any, n: int) -> np.ndarray:
-        """One column for each class, zero in rows without a label."""
-        y = np.asarray(y, object)
-        if y.shape != (n,):
-            raise InputError(f"y has shape {y.shape}; one label for each of the {n} rows is needed, -1 if missing.")
-        missing = np.array([v is None or v == -1 or v != v for v in y])
-        found = list(y[~missing])
-        if len(set(found)) < 2:
-            raise InputError(
-                f"y has {len(set(found))} different labels: at least 2 are needed. Missing ones are -1, NaN or None."
-            )
-        self.classes_ = np.unique(np.asarray(found))
-        columns = np.zeros((n, len(self.classes_)), np.float32)
-        columns[~missing] = self._onehot(found)
-        return columns
+    def save(self, path: str | Path) -> None:
+        """Write model.safetensors and model.json into the folder `path`. No pickle, and no row of the data, inside."""
+        check_is_fitted(self, "model_")
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        checksum = save_arrays(folder / "model.safetensors", eqx.filter(self.model_, eqx.is_array))
+        parameters = {name: plain(getattr(self, name)) for name in _PARAMETERS}
+        write_json(
+            folder / "model.json",
+            {
+                "kind": store.LABELLED,
+                "parameters": parameters | {"hidden": list(self.architecture_.hidden)},
+                "architecture": self.architecture_.to_json(),
+                "scaling": self.scaling_.to_json(),
+                "classes": self.classes_.tolist(),
+                "seed": self.seed_,
+                "status": self.status_.name,
+                "history": self.history_,
+                "sha256": checksum,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> SemiSupervisedVAE:
+        """What `save` left in the folder `path`. Raises InputError, saying what is wrong, for damaged files."""
+        folder = Path(path)
+        values = store.read_values(folder, store.LABELLED)
+        try:
+            parameters: dict[str, Any] = dict(values["parameters"])
+            hidden = tuple(parameters.pop("hidden"))
+            model = cls(random_state=values["seed"], hidden=hidden, **parameters)
+            model.architecture_ = Architecture.from_json(values["architecture"])
+            model.scaling_ = Scaling.from_json(values["scaling"])
+            model.classes_, model.seed_ = np.asarray(values["classes"]), values["seed"]
+            model.status_, model.history_ = Status[values["status"]], values["history"]
+            model.n_features_in_, checksum = model.scaling_.size, values["sha256"]
+            skeleton = eqx.filter_eval_shape(_build, model.architecture_, jax.random.key(0), jnp.ones(()))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise store.damaged(folder, error) from None
+        model.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
+        return model
 
     def _onehot(self, y: Any) -> np.ndarray:
         y = np.asarray(y)
@@ -151,11 +189,27 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
         return (y[:, None] == self.classes_).astype(np.float32)
 
 
+def _classes_and_columns(y: Any, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classes, and one column for each of them, zero in rows without a label."""
+    y = np.asarray(y, object)
+    if y.shape != (n,):
+        raise InputError(f"y has shape {y.shape}; one label for each of the {n} rows is needed, -1 if missing.")
+    missing = np.array([v is None or v == -1 or v != v for v in y])
+    found = np.asarray(list(y[~missing]))
+    classes = np.unique(found)
+    if len(classes) < 2:
+        raise InputError(
+            f"y has {len(classes)} different labels: at least 2 are needed. Missing ones are -1, NaN or None."
+        )
+    columns = np.zeros((n, len(classes)), np.float32)
+    columns[~missing] = found[:, None] == classes
+    return classes, columns
+
+
 @eqx.filter_jit
-def _build(architecture: Architecture, classes: int, key: Any, scale: Any) -> LabelledModel:
+def _build(architecture: Architecture, key: Any, scale: Any) -> LabelledModel:
     vae_key, classifier_key = jax.random.split(key)
-    size = int(np.prod(architecture.shape))
-    classifier = MLP(size, classes, architecture.hidden, key=classifier_key)
+    classifier = MLP(math.prod(architecture.shape), architecture.covariates, architecture.hidden, key=classifier_key)
     return LabelledModel(build(architecture, vae_key, scale=scale), classifier)
 
 

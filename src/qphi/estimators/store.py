@@ -26,16 +26,20 @@ if TYPE_CHECKING:
     from qphi.estimators.vae import VAE
 
 __all__ = [
+    "LABELLED",
     "Checkpoint",
+    "damaged",
     "fingerprint",
     "per_datum",
     "read_checkpoint",
     "read_model",
+    "read_values",
     "write_checkpoint",
     "write_metrics",
     "write_model",
 ]
 
+PLAIN, LABELLED = "vae", "semi-supervised vae"  # kinds of models
 _PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device", *OPTIONS)
 
 
@@ -49,7 +53,7 @@ def write_model(folder: Path, vae: VAE) -> None:
     write_json(
         folder / "model.json",
         {
-            "kind": "vae",
+            "kind": PLAIN,
             "parameters": parameters,
             "architecture": vae.architecture_.to_json(),
             "scaling": vae.scaling_.to_json(),
@@ -69,11 +73,11 @@ def write_model(folder: Path, vae: VAE) -> None:
 
 def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) -> VAE:
     """The inverse of `write_model`, without running anything from the file. `own` holds the user's parts."""
-    values, own = read_json(folder / "model.json"), own or {}
+    values, own = read_values(folder, PLAIN), own or {}
     try:
         missing = sorted(set(values["architecture"]["own"]) ^ set(own))
     except (KeyError, TypeError) as error:
-        raise _damaged(folder, error) from None
+        raise damaged(folder, error) from None
     if missing:
         raise InputError(
             f"the model in {folder} and the parts given differ in {', '.join(missing)}. Files hold no code: give the "
@@ -95,13 +99,23 @@ def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) 
         key = jax.random.key(0)
         skeleton = eqx.filter_eval_shape(build, vae.architecture_, key, own=own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(folder, error) from None
+        raise damaged(folder, error) from None
     vae.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
     vae._describe()
     return vae
 
 
-def _damaged(folder: Path, error: Exception) -> InputError:
+def read_values(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """The JSON file of a model of this kind, or of any. Raises InputError for another one."""
+    values = read_json(folder / "model.json")
+    found = values.get("kind")
+    if kind is not None and found != kind:
+        raise InputError(f"{folder} holds a model of kind {found!r}, not {kind!r}. qphi.load reads every kind.")
+    return values
+
+
+def damaged(folder: Path, error: Exception) -> InputError:
+    """The error for a JSON file that lacks something."""
     return InputError(f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again.")
 
 

@@ -18,8 +18,9 @@ from qphi.data.given import Given
 from qphi.data.scaling import Scaling
 from qphi.errors import InputError
 from qphi.estimators import store
+from qphi.estimators.options import positive
 
-__all__ = ["Uses", "positive", "random_keys"]
+__all__ = ["Uses", "random_keys"]
 
 
 class Uses:
@@ -66,12 +67,11 @@ class Uses:
         fit's own seed is used: the same call gives the same data.
         """
         model = self._fitted()
-        if not (isinstance(n_samples, (int, np.integer)) and n_samples >= 1):
-            raise InputError(f"n_samples={n_samples!r}: a whole number of at least 1 is needed.")
+        n_samples = positive(n_samples, "n_samples")
         seed = self.seed_ if random_state is None else int(random_state)
         noisy = not self.image_ if noise is None else noise
-        given = self.given_.pack(int(n_samples), covariates, size_factors)
-        return self.scaling_.restore(sample_data(model, int(n_samples), seed, noisy, self.scaling_.size, given))
+        given = self.given_.pack(n_samples, covariates, size_factors)
+        return self.scaling_.restore(sample_data(model, n_samples, seed, noisy, self.scaling_.size, given))
 
     def reconstruct(self, X: Any, *, covariates: Any = None, size_factors: Any = None) -> np.ndarray:
         """E[x|z] at the posterior mean of each row."""
@@ -123,10 +123,3 @@ def random_keys(seed: int) -> tuple[PRNGKeyArray, PRNGKeyArray, PRNGKeyArray]:
     """For the split, the first weights and the run."""
     split_key, model_key, run_key = jax.random.split(jax.random.key(seed, impl="threefry2x32"), 3)
     return split_key, model_key, run_key
-
-
-def positive(particles: int) -> int:
-    """A number of draws that is one, or InputError."""
-    if not (isinstance(particles, (int, np.integer)) and particles >= 1):
-        raise InputError(f"particles={particles!r}: a whole number of at least 1 is needed.")
-    return int(particles)

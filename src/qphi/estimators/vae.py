@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import secrets
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from qphi.autoencoders.build import Architecture, build, centred
 from qphi.autoencoders.choices import start_vamp
@@ -32,10 +30,12 @@ from qphi.estimators.judging import Judging
 from qphi.estimators.latent_tools import LatentTools
 from qphi.estimators.options import (
     check_options,
+    check_same,
     first_look,
     mixed_precision,
     objective_words,
     own_parts,
+    seed_of,
     settings_of,
     training_of,
 )
@@ -228,7 +228,7 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         device = self._on_device()
         vars(self).pop("_last_run", None)
         vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
-        self.seed_ = self._seed() if checkpoint is None else checkpoint.seed
+        self.seed_ = seed_of(self.random_state) if checkpoint is None else checkpoint.seed
         self.scaling_, self.architecture_, self.fingerprint_ = scaling, architecture, settings["data"]
         self.given_ = given
         with device, mixed_precision(self):
@@ -269,14 +269,16 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
         The first call, of an unfitted model, decides scaling and network from its X, which should be typical. Weights,
         their average and the optimiser's moments go on from call to call; a tenth of each X is held out and scored
-        once. After `fit` or `load` it goes on from the weights kept. Raises InputError for X of another shape.
+        once. After `fit` or `load` it goes on from the weights kept. Raises InputError for X of another shape, and for
+        options that would need another model: what only says how to train may change from call to call.
         """
         check_options(self)
         if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
             raise InputError(f"epochs={epochs!r}: a positive number is needed.")
         if not hasattr(self, "model_"):
             self.scaling_, self.given_, self.architecture_ = first_look(self, X, covariates, size_factors)
-            self.seed_ = self._seed()
+            self.seed_ = seed_of(self.random_state)
+        check_same(self, len(X))
         x = self.given_.pack(self.scaling_.prepare(X), covariates, size_factors)
         self.fingerprint_ = store.fingerprint(X)
         with self._on_device(), mixed_precision(self):
@@ -296,13 +298,6 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         """What was maximised, in words, and whether it is a bound on log p(x). `evaluate` gives the ELBO regardless."""
         self._fitted()
         return objective_words(self)
-
-    def _seed(self) -> int:
-        if self.random_state is None:
-            return secrets.randbelow(2**31)  # from the system; global random state is neither read nor moved
-        if isinstance(self.random_state, (int, np.integer)):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _on_device(self):
         if self.device is None:

@@ -114,20 +114,27 @@ def test_encoder_decoder_and_likelihood_of_ones_own(tmp_path):
 
 
 def test_residual_networks_start_without_their_blocks():
-    key, x = jax.random.key(0), jnp.arange(5.0)
-    network = ResidualMLP(5, (2, 3), (8, 4, 4), key=key)
-    assert network(x).shape == (2, 3)
-    assert len(network.blocks) == 3
-    h = network.layers[0](x)
-    h = (h - h.mean()) / jnp.sqrt(h.var() + 1e-5)
-    np.testing.assert_allclose(network(x).ravel(), network.layers[1](h), rtol=1e-5)
-    images = jax.random.normal(key, (2, 9, 7, 3))
-    block = ResidualConv(3, key=key)
-    assert np.array_equal(block(images.transpose(3, 1, 2, 0)), images.transpose(3, 1, 2, 0))
-    plain, residual = (ConvFeatures((9, 7, 3), (4, 8), residual=r, key=key) for r in (False, True))
-    np.testing.assert_allclose(plain.batch(images), residual.batch(images), rtol=1e-5)
-    decoded = ConvImage(6, (9, 7, 3), (8, 4), residual=True, key=key).batch(jnp.ones((2, 6)))
-    assert decoded.shape == (2, 9, 7, 3)
+    @jax.jit  # compiled as one: networks made array by array compile each
+    def values(key, x):
+        network = ResidualMLP(5, (2, 3), (8, 4, 4), key=key)
+        assert len(network.blocks) == 3
+        h = network.layers[0](x)
+        h = (h - h.mean()) / jnp.sqrt(h.var() + 1e-5)
+        images = jax.random.normal(key, (3, 9, 7, 2))
+        block = ResidualConv(3, key=key)
+        plain, residual = (ConvFeatures((9, 7, 3), (4, 8), residual=r, key=key) for r in (False, True))
+        batch = images.transpose(3, 1, 2, 0)
+        decoded = ConvImage(6, (9, 7, 3), (8, 4), residual=True, key=key).batch(jnp.ones((2, 6)))
+        assert decoded.shape == (2, 9, 7, 3)
+        return (
+            (network(x), network.layers[1](h).reshape(2, 3)),
+            (block(images), images),
+            (plain.batch(batch), residual.batch(batch)),
+        )
+
+    for found, expected in values(jax.random.key(0), jnp.arange(5.0)):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_same_convolution_is_laxs():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,30 +41,28 @@ def test_a_vamp_prior_is_the_mean_of_its_posteriors():
 
 def test_pseudo_inputs_start_at_rows_and_are_trained():
     architecture = Architecture((3,), 2, "gaussian", "mlp", (5,), prior="vamp", components=3)
-    model = start_vamp(build(architecture, KEY), XS, KEY)
+    model = start_vamp(eqx.filter_jit(build)(architecture, KEY), XS, KEY)
     inputs = np.asarray(model.given_prior.pseudo_inputs)
     nearest = np.abs(inputs[:, None] - XS).max(axis=2).min(axis=1)
     assert nearest.max() < 0.06  # noise of sd 0.01: 9 draws beyond 6 sd never happen
-    gradient = jax.grad(
-        lambda u: jnp.sum(
-            ELBO()(
-                model.posterior(jnp.asarray(XS)),
-                dataclasses.replace(model.observe(jnp.asarray(XS)), model=_with(model, u)),
-                KEY,
-            ).surrogate
-        )
-    )(model.given_prior.pseudo_inputs)
+
+    @jax.jit
+    @jax.grad
+    def gradient(u):
+        moved = eqx.tree_at(lambda m: m.given_prior.pseudo_inputs, model, u)
+        xs = jnp.asarray(XS)
+        return jnp.sum(ELBO()(model.posterior(xs), moved.observe(xs), KEY).surrogate)
+
+    gradient = gradient(model.given_prior.pseudo_inputs)
     assert np.all(np.any(np.asarray(gradient) != 0, axis=1))
 
 
-def _with(model, inputs):
-    import equinox as eqx
-
-    return eqx.tree_at(lambda m: m.given_prior.pseudo_inputs, model, inputs)
-
-
 def test_a_flow_posterior_starts_as_its_gaussian_and_shares_its_layers():
-    encoder = HeadEncoder(features(), FlowHead(AutoregressiveFlow, 5, 3, layers=2, width=4, key=KEY))
+    @eqx.filter_jit  # compiled as one
+    def make():
+        return HeadEncoder(features(), FlowHead(AutoregressiveFlow, 5, 3, layers=2, width=4, key=KEY))
+
+    encoder = make()
     batch = encoder.batch(jnp.asarray(XS))
     assert batch.size == len(XS)
     assert batch.family.weights_in.shape == (2, 4, 3)  # once for all data

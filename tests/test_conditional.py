@@ -73,6 +73,12 @@ def test_what_is_given_is_checked(told, arguments, words):
         told.transform(COUNTS, **arguments)
 
 
+def test_a_flat_row_serves_all_also_where_there_are_as_many_rows_as_columns():
+    given = fit_given(300, C)
+    assert same_bits(given.pack(2, C[0]), given.pack(2, C[:1]))
+    assert fit_given(3, np.arange(3.0)).pack(3, np.arange(3.0)).shape == (3, 1)
+
+
 def test_what_the_model_does_not_take_is_refused():
     with pytest.raises(InputError, match="fitted without any"):
         fit_given(3).pack(np.zeros((3, 2)), covariates=np.zeros((3, 1)))

@@ -39,7 +39,8 @@ class Given:
                     f"the model was fitted with {len(self.offset)} covariates: give covariates= of shape "
                     f"({n}, {len(self.offset)}), or one row for all."
                 )
-            given = np.broadcast_to(_covariates(covariates, n), (n, np.shape(_covariates(covariates, n))[1]))
+            given = _covariates(covariates, n, len(self.offset))
+            given = np.broadcast_to(given, (n, given.shape[1]))
             if given.shape[1] != len(self.offset):
                 raise InputError(
                     f"covariates have {given.shape[1]} columns, but the model was fitted with {len(self.offset)}. "
@@ -80,12 +81,13 @@ def fit_given(n: int, covariates: Any = None, size_factors: Any = None) -> Given
     return Given(tuple(c.mean(axis=0).tolist()), tuple(scale.tolist()), size_factors is not None)
 
 
-def _covariates(values: Any, n: int) -> np.ndarray:
+def _covariates(values: Any, n: int, columns: int = 1) -> np.ndarray:
+    """(n, columns) or (1, columns). A flat one is a column where there is one, else one row for all."""
     c = np.asarray(values)
     if c.dtype.kind not in "buif":
         raise InputError(f"covariates have dtype {c.dtype}; numbers are needed. Give categories as columns of 0 and 1.")
     c = c.astype(np.float64)
-    c = c[:, None] if c.ndim == 1 and len(c) == n else c[None] if c.ndim == 1 else c
+    c = c[:, None] if c.ndim == 1 and len(c) == n and columns == 1 else c[None] if c.ndim == 1 else c
     if c.ndim != 2 or len(c) not in (1, n) or not c.size:
         raise InputError(f"covariates have shape {np.shape(values)}; (n, columns) with n = {n} is needed.")
     if not np.isfinite(c).all():

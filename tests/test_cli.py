@@ -106,7 +106,8 @@ def run_and_data(fitted_images, tmp_path):
 # ------------------------------------------------------------------ help
 
 
-COMMANDS = ("fit", "sample", "encode", "decode", "reconstruct", "interpolate", "evaluate", "report")
+TOOLS = ("traverse", "attribute", "arithmetic", "neighbours", "map", "diagnose")
+COMMANDS = ("fit", "sample", "encode", "decode", "reconstruct", "interpolate", *TOOLS, "evaluate", "report")
 
 
 def test_help_lists_the_commands(call):
@@ -169,8 +170,10 @@ def fails(result: tuple[int, str, str], code: int, *fragments: str) -> None:
         (["fit", "digits", "--latentdim", "3"], ["--latentdim", "qphi fit --help"]),
         (["fit", "digits", "--latent-dim", "0"], ["--latent-dim"]),
         (["fit", "digits", "--latent-dim", "two"], ["--latent-dim", "valid integer"]),
-        (["fit", "digits", "--likelihood", "poisson"], ["--likelihood", "continuous-bernoulli"]),
+        (["fit", "digits", "--likelihood", "poison"], ["--likelihood", "continuous-bernoulli"]),
         (["fit", "digits", "--beta", "-1"], ["--beta"]),
+        (["fit", "digits", "--prior", "ladder"], ["posterior='diagonal'", "Let both be 'ladder'"]),
+        (["fit", "digits", "--bound", "iwae", "--beta", "2"], ["beta=2", "bound='elbo'"]),
         (["fit", "digits", "--epochs", "0"], ["--epochs"]),
         (["fit", "digits", "--max-time", "soon"], ["--max-time soon", "1h30m"]),
         (["fit", "digits", "--max-time", "0"], ["more than 0"]),
@@ -307,11 +310,52 @@ def test_reconstruct_and_interpolate(call, run_and_data):
     assert np.array_equal(np.load(run / "interpolation.npy"), vae.interpolate(x[3], x[17], steps=5))
 
 
+def test_moving_about_in_latent_space(call, run_and_data):
+    import qphi
+
+    run, data = run_and_data
+    x, vae = np.load(data), qphi.load(run)
+    assert call("traverse", run, "--unit", 1, "--steps", 5)[0] == 0
+    assert np.array_equal(np.load(run / "unit-1.npy"), vae.traverse(1, steps=5))
+    assert call("arithmetic", run, data, "--plus", 3, "--plus", 9, "--minus", 4)[0] == 0
+    assert np.array_equal(np.load(run / "arithmetic.npy")[0], vae.arithmetic(x[[3, 9]], x[[4]]))
+    code, out, _ = call("neighbours", run, data, "--row", 3, "-n", 2)
+    places, _ = vae.neighbours(x[[3]], x, k=3)
+    assert code == 0
+    assert out.startswith(f"row 3: {places[0, 1]} (")
+    assert np.array_equal(np.load(run / "neighbours.npy"), x[places[0]])
+    labels = np.arange(len(x)) % 2
+    np.savez("labelled.npz", x=x, labels=labels)
+    assert call("attribute", run, "labelled.npz", "--label", 1, "--row", 2)[0] == 0
+    moved = np.load(run / "attribute.npy")
+    assert np.array_equal(moved[4], vae.reconstruct(x[[2]])[0])
+    assert call("attribute", run, data, "--label", 1)[0] == 2
+    assert call("map", run, data)[0] == 0
+    with Image.open(run / "map.png") as picture:
+        assert min(picture.size) > 300
+    assert call("arithmetic", run, data, "--plus", 48)[0] == 2
+    assert call("interpolate", run, data, "--path", "spherical", "-o", "arc.npy")[0] == 0
+    assert np.array_equal(np.load("arc.npy"), vae.interpolate(x[0], x[1], path="spherical"))
+
+
+def test_diagnose(call, run_and_data):
+    import qphi
+
+    run, data = run_and_data
+    code, out, _ = call("diagnose", run, data)
+    assert code == 0
+    assert out.split() == str(qphi.load(run).diagnose(np.load(data))).split()
+
+
 def test_evaluate(call, run_and_data):
     run, data = run_and_data
     code, out, _ = call("evaluate", run, data, "--particles", 8, "--rows", 10)
     assert code == 0
     for words in ("10 rows", "ELBO", "E_q[log p(x|z)]", "KL", "log p(x)", "±", "bits per dimension"):
+        assert words in out
+    assert "fewer than 25 weights" in out
+    code, out, _ = call("evaluate", run, data, "--particles", 30, "--gaps", "--quality")
+    for words in ("Pareto k", "amortisation gap", "at beta 0.3", "precision, recall", "mutual information"):
         assert words in out
     code, out, err = call("evaluate", run, data, "--particles", 8, "--rows", 10, "--json")
     figures = json.loads(out)

@@ -12,6 +12,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import qphi
 from qphi import VAE, InputError, Status
+from qphi.estimators.options import seed_of
 from small import pictures, quiet_fit, same_bits, vae, vectors
 
 
@@ -43,7 +44,7 @@ def test_global_random_state_is_neither_read_nor_moved():
     a = quiet_fit(vae(max_epochs=1), vectors())
     a.score_samples(vectors())
     a.sample(3)
-    VAE(random_state=None)._seed()
+    seed_of(None)
     assert all(np.array_equal(u, v) for u, v in zip(np.random.get_state(), state, strict=True))  # noqa: NPY002
     np.random.seed(2)  # noqa: NPY002
     assert same_bits(quiet_fit(vae(max_epochs=1), vectors()).model_, a.model_)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from qphi.checks.pareto import khat_threshold, smooth_log_weights, tail_shape, tail_size
+from qphi.checks.pareto import khat_threshold, smooth_log_weights, tail_shape, tail_shape_of_largest, tail_size
 
 RANDOM = np.random.default_rng
 
@@ -80,3 +80,13 @@ def test_tail_shapes_of_columns():
 def test_the_threshold_asks_more_of_fewer_draws():
     assert khat_threshold(100) == pytest.approx(0.5)
     assert khat_threshold(10**5) == 0.7
+
+
+def test_the_largest_weights_are_enough_for_the_tail():
+    log_w = np.random.default_rng(5).normal(size=(3, 800)) * np.array([[0.3], [1.5], [4.0]])
+    largest = -np.sort(-log_w, axis=1)[:, :200]
+    of_all = [smooth_log_weights(row)[1] for row in log_w]
+    np.testing.assert_allclose(tail_shape_of_largest(largest, 800), of_all, rtol=1e-8)
+    assert tail_shape_of_largest(np.full((1, 50), np.nan), 100)[0] == np.inf
+    assert tail_shape_of_largest(np.zeros((1, 50)), 100)[0] == -np.inf
+    assert np.isnan(tail_shape_of_largest(np.zeros((1, 50)), 8)[0])

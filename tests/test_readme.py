@@ -51,7 +51,7 @@ def test_door_3_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 6)) + 0.1 * rng.normal(size=(200, 6))
-    names = {"X": x}
+    names = {"X": x, "labels": np.arange(200) % 10}
     code = _block("qphi.VAE(").replace("random_state=0)", "random_state=0, max_epochs=20, hidden=(32,))")
     exec(code, names)
     assert (tmp_path / "model" / "model.safetensors").exists()

@@ -13,6 +13,8 @@ import pytest
 
 from qphi import theme
 from qphi.errors import InputError
+from qphi.estimators.diagnosis import Finding
+from qphi.estimators.latent_tools import LatentTools
 from qphi.report import of_images, page, plots, words, write_report
 from qphi.report.latent_map import BALLS, latent_map, map_limits, mixture_density
 from qphi.report.strips import image_strip
@@ -26,7 +28,7 @@ class Number:
     standard_error: float
 
 
-class LinearVAE:
+class LinearVAE(LatentTools):
     """Probabilistic PCA behind the estimator's face: every quantity of the report has a closed form."""
 
     likelihood_ = "normal"
@@ -68,10 +70,10 @@ class LinearVAE:
         means = flat @ self.weights * self.variance / self.noise
         return means, np.tile(np.sqrt(self.variance), (len(x), 1))
 
-    def transform(self, x):
+    def transform(self, x, covariates=None):
         return self.encode(x)[0]
 
-    def inverse_transform(self, z):
+    def inverse_transform(self, z, covariates=None):
         return (np.asarray(z) @ self.weights.T + self.mean).reshape(-1, *self.shape_)
 
     def reconstruct(self, x):
@@ -80,7 +82,13 @@ class LinearVAE:
     def sample(self, n, random_state=None):
         return self.inverse_transform(np.random.default_rng(random_state).normal(size=(n, self.latent_dim)))
 
-    def interpolate(self, a, b, steps=9):
+    def _fitted_shape(self):
+        return self.shape_
+
+    def diagnose(self, x):
+        return (Finding("overfit", "Seen.", "Change it."),) if self.beta == 4 else ()
+
+    def interpolate(self, a, b, steps=9, path="linear"):
         z = self.transform(np.stack([a, b]))
         return self.inverse_transform(np.linspace(z[0], z[1], steps))
 
@@ -106,6 +114,8 @@ class LinearVAE:
             latent_dim=self.latent_dim,
             n=len(x),
             particles=particles,
+            reconstruction_error=float(np.sqrt(error.mean())),
+            unreliable=0.25,
         )
 
 
@@ -258,6 +268,7 @@ def test_page_owns_up_to_beta_to_not_converging_and_to_collapse(tmp_path):
     assert "The fit did not converge" in text
     assert Status.MAX_STEPS.advice[1:] in text
     assert "No latent unit is active" in text
+    assert "Overfit: Seen. Change it." in text
     assert "0 of 2" in text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -121,7 +122,7 @@ def test_numbers_too_large_for_single_precision(x):
 
 
 def test_an_unknown_likelihood():
-    refused(vectors(), "'poisson'", "gaussian, bernoulli, continuous-bernoulli", likelihood="poisson", name="")
+    refused(vectors(), "'cauchy'", "gaussian-per-feature", "zero-inflated", likelihood="cauchy", name="")
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 255])
@@ -137,6 +138,77 @@ def test_real_columns_are_no_bernoulli():
 @pytest.mark.parametrize("x", [vectors(), pictures() - 100.0], ids=["columns", "negative pixels"])
 def test_a_range_that_is_no_continuous_bernoulli(x):
     refused(x, f"{x.min():g}", f"{x.max():g}", "'gaussian'", "0..1", likelihood="continuous-bernoulli")
+
+
+@pytest.mark.parametrize(
+    ("x", "likelihood", "words"),
+    [
+        (vectors(), "poisson", ("has fractions", "raw counts", "size_factors=")),
+        (np.array([[1, -1], [0, 2]]), "negative-binomial", ("negative values", "-1 to 2")),
+        (pictures() / 255, "discretised-logistic", ("with fractions", "np.round(255 * X)")),
+        (vectors(), "ordinal", ("codes 0, 1", "with fractions")),
+        (np.array([[0, 1], [1000, 2]]), "categorical", ("0 to 1000", "at most 255")),
+        (np.array([[0, 1], [7, 2]]), "bernoulli", ("'negative-binomial'",)),
+    ],
+)
+def test_impossible_pairs_name_a_likelihood_that_is_possible(x, likelihood, words):
+    refused(x, f"likelihood='{likelihood}'", *words, likelihood=likelihood, name="")
+
+
+COUNTS = np.random.default_rng(0).poisson([0.5, 3.0, 60.0], size=(50, 3))
+
+
+@pytest.mark.parametrize(
+    ("x", "likelihood", "better"),
+    [
+        (COUNTS, "gaussian", "negative-binomial"),
+        (COUNTS, "student-t", "negative-binomial"),
+        (COUNTS, "categorical", "negative-binomial"),
+        (pictures() > 99, "continuous-bernoulli", "bernoulli"),
+        ((pictures() > 99).reshape(30, -1), "poisson", "bernoulli"),
+        (pictures(), "poisson", "discretised-logistic-mixture"),
+    ],
+)
+def test_poor_pairs_warn_and_name_the_right_one(x, likelihood, better):
+    with pytest.warns(UserWarning, match=f"does not suit these data.*'{better}'"):
+        assert fit_scaling(x, likelihood).likelihood == likelihood
+
+
+@pytest.mark.parametrize(
+    ("x", "likelihood"),
+    [
+        (vectors(), "gaussian"),
+        (pictures(), "gaussian"),
+        (pictures(), "discretised-logistic"),
+        (COUNTS, "poisson"),
+        (COUNTS + 1, "gaussian"),
+        (COUNTS[:, :2] % 5, "ordinal"),
+    ],
+)
+def test_good_pairs_do_not_warn(x, likelihood):
+    fit_scaling(x, likelihood)  # warnings are errors here
+
+
+def test_counts_and_codes_come_and_go_unchanged():
+    for likelihood in ("auto", "poisson", "ordinal"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # ordinal: many codes
+            scaling = fit_scaling(COUNTS, likelihood)
+        assert np.array_equal(scaling.prepare(COUNTS), COUNTS)
+        assert np.array_equal(scaling.restore(COUNTS), COUNTS)
+        assert scaling.log_jacobian == 0
+    assert fit_scaling(COUNTS).likelihood == "negative-binomial"
+    assert scaling.classes == COUNTS.max() + 1
+    refused_new(scaling, COUNTS + 5, "fitted to 0..")
+    refused_new(fit_scaling(COUNTS), COUNTS + 0.5, "has fractions", "negative-binomial")
+
+
+def test_eight_bit_levels_are_whole_and_within_range():
+    scaling = fit_scaling(pictures(), "discretised-logistic")
+    assert scaling.classes == 256
+    assert scaling.log_jacobian == 0
+    assert np.array_equal(np.rint(scaling.prepare(pictures()) * 255)[..., 0], pictures())
+    refused_new(scaling, pictures() + 0.25, "fractions")
 
 
 # ---------------------------------------------------------------- new data that are refused

@@ -23,10 +23,14 @@ def of_pictures() -> VAE:
 # ---------------------------------------------------------------- data of every shape
 
 COLOURS = np.random.default_rng(5).uniform(size=(3, 31, 47, 3))
-SHAPES = {  # with all three likelihoods, both networks, lists and a device among them
+SHAPES = {  # with several likelihoods, both kinds of networks, lists and a device among them
     "one binary picture": ({"latent_dim": 3}, pictures(n=1, side=9)[:, :7] > 99),
     "two numbers": ({"latent_dim": 1, "device": "cpu"}, [[1], [2]]),
-    "colours, odd sides": ({"latent_dim": 5, "likelihood": "continuous-bernoulli"}, COLOURS),
+    "colours, odd sides": (
+        {"latent_dim": 5, "likelihood": "continuous-bernoulli", "network": "residual-conv"},
+        COLOURS,
+    ),
+    "8-bit levels": ({"likelihood": "discretised-logistic-mixture"}, pictures(n=3)),
 }
 
 

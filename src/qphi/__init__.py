@@ -13,25 +13,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qphi import solvers as solvers
     from qphi.autoencoders import LatentVariableModel as LatentVariableModel
+    from qphi.autoencoders import VampPrior as VampPrior
     from qphi.bounds import ELBO as ELBO
+    from qphi.bounds import IWAE as IWAE
     from qphi.bounds import ClosedFormEntropy as ClosedFormEntropy
     from qphi.bounds import ClosedFormKL as ClosedFormKL
+    from qphi.bounds import DReG as DReG
+    from qphi.bounds import Enumerated as Enumerated
+    from qphi.bounds import LeaveOneOut as LeaveOneOut
     from qphi.bounds import MonteCarlo as MonteCarlo
     from qphi.bounds import StickingTheLanding as StickingTheLanding
     from qphi.calibration import Calibration as Calibration
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import SemiSupervisedVAE as SemiSupervisedVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
+    from qphi.families import Categorical as Categorical
     from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
     from qphi.families import DrivenGaussian as DrivenGaussian
     from qphi.families import FullRankGaussian as FullRankGaussian
     from qphi.families import GaussianMixture as GaussianMixture
+    from qphi.families import Ladder as Ladder
     from qphi.families import LowRankGaussian as LowRankGaussian
+    from qphi.families import Mixture as Mixture
     from qphi.families import SkewLift as SkewLift
     from qphi.families import StandardNormal as StandardNormal
     from qphi.families import StudentT as StudentT
+    from qphi.families import TopDown as TopDown
     from qphi.inference import Trained as Trained
     from qphi.inference import fit as fit
     from qphi.inference import load as load
@@ -59,9 +69,18 @@ _HOMES = {
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",
     "LowRankGaussian": "qphi.families",
+    "IWAE": "qphi.bounds",
+    "DReG": "qphi.bounds",
+    "Enumerated": "qphi.bounds",
+    "LeaveOneOut": "qphi.bounds",
     "MonteCarlo": "qphi.bounds",
     "Posterior": "qphi.posterior",
     "SkewLift": "qphi.families",
+    "Categorical": "qphi.families",
+    "Ladder": "qphi.families",
+    "Mixture": "qphi.families",
+    "TopDown": "qphi.families",
+    "SemiSupervisedVAE": "qphi.estimators",
     "StandardNormal": "qphi.families",
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",
@@ -70,6 +89,7 @@ _HOMES = {
     "Trust": "qphi.verdict",
     "UnreliableError": "qphi.verdict",
     "VAE": "qphi.estimators",
+    "VampPrior": "qphi.autoencoders",
     "Verdict": "qphi.verdict",
     "calibrate": "qphi.calibration",
     "fit": "qphi.inference",

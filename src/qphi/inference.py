@@ -179,7 +179,8 @@ def fit(
 
 
 def load(path: str | Path) -> Any:
-    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE` or a `Posterior`.
+    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE`, a `SemiSupervisedVAE`
+    or a `Posterior`.
 
     A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for a folder
     that is not there or not qphi's, and for damaged files.
@@ -188,9 +189,10 @@ def load(path: str | Path) -> Any:
         raise InputError(f"There is no folder {path}. Give one that `save`, `qphi fit` or `qphi infer` left.")
     if (Path(path) / RECORD).is_file():
         return load_posterior(Path(path))
-    from qphi.estimators import VAE
+    from qphi.estimators import VAE, SemiSupervisedVAE, store
 
-    return VAE.load(path)
+    labelled = store.read_values(Path(path)).get("kind") == store.LABELLED
+    return SemiSupervisedVAE.load(path) if labelled else VAE.load(path)
 
 
 def _infer(

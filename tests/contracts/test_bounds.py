@@ -94,7 +94,7 @@ def test_equal_to_the_evidence_at_the_posterior(bound, known):
     """log p(x, z) - log q(z) is log p(x) for every draw, so the mean is, whatever the form."""
     for seed in SEEDS:
         estimate = estimates(bound, known, "posterior", seed)[0]
-        assert estimate.log_weights.shape == (KEYS, PARTICLES)
+        assert estimate.log_weights.shape == (KEYS, BOUNDS[bound].build(PARTICLES).particles)
         np.testing.assert_allclose(estimate.log_weights, KNOWN[known].log_evidence, atol=1e-4)
         assert_mean(estimate.elbo, KNOWN[known].log_evidence)
 

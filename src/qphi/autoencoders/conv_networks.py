@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .convolutions import half, strided_conv, strided_conv_transpose
 from .networks import AbstractNetwork
+from .residual import ResidualConv
 
 __all__ = ["ConvFeatures", "ConvImage"]
 
@@ -25,6 +26,8 @@ class ConvFeatures(AbstractNetwork):
     Each level halves height and width (rounding up): 28 x 28 x 1 with channels 32, 64 gives 64 x 7 x 7 = 3136
     features, none negative, ordered (channel, row, column). Follow it with a linear layer to what you need.
 
+    With `residual` each level is followed by a `ResidualConv` block.
+
     Use `batch` for more than one image: layers hold the batch in their last axis, so it is far faster than
     `jax.vmap`. ReLU, because it costs one comparison where SiLU or GELU take an exponential at every point of
     the largest arrays and keep one more of them for the gradient.
@@ -34,10 +37,13 @@ class ConvFeatures(AbstractNetwork):
 
     kernels: tuple[Float[Array, "4 4 _ _"], ...]
     biases: tuple[Float[Array, " _"], ...]
+    blocks: tuple[ResidualConv, ...]  # one after each level, or none
     shape: tuple[int, int, int] = eqx.field(static=True)
     out_size: int = eqx.field(static=True)
 
-    def __init__(self, shape: tuple[int, ...], channels: Sequence[int] = (32, 64), *, key: PRNGKeyArray):
+    def __init__(
+        self, shape: tuple[int, ...], channels: Sequence[int] = (32, 64), *, residual: bool = False, key: PRNGKeyArray
+    ):
         _check(shape, channels)
         sizes = (shape[2], *channels)
         keys = jax.random.split(key, len(channels))
@@ -45,6 +51,7 @@ class ConvFeatures(AbstractNetwork):
             _kernel(k, c, o, variance=2 / (16 * c)) for k, (c, o) in zip(keys, itertools.pairwise(sizes), strict=True)
         )
         self.biases = tuple(jnp.zeros(o, jnp.float32) for o in channels)
+        self.blocks = _blocks(channels, key) if residual else ()
         height, width, colours = shape
         self.shape = (height, width, colours)
         self.out_size = channels[-1] * math.prod(_sides(shape, len(channels))[-1])
@@ -61,8 +68,9 @@ class ConvFeatures(AbstractNetwork):
                 f"Reshape the images, or build `ConvFeatures({xs.shape[1:]}, ...)`."
             )
         h = xs.transpose(3, 1, 2, 0)
-        for kernel, bias in zip(self.kernels, self.biases, strict=True):
+        for level, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             h = jax.nn.relu(strided_conv(h, kernel) + bias[:, None, None, None])
+            h = self.blocks[level](h) if self.blocks else h
         return h.reshape(self.out_size, -1).T
 
 
@@ -74,6 +82,8 @@ class ConvImage(AbstractNetwork):
     that are no multiple of 2^levels are cropped at each level, as `ConvFeatures` rounds them up. The result
     is unbounded: read it as logits, or as a mean.
 
+    With `residual` a `ResidualConv` block comes before each level.
+
     Use `batch` for more than one vector: it is far faster than `jax.vmap`.
 
     Weights start at N(0, 2 / fan in), the last kernel's at half that variance, biases at zero. A pixel sees
@@ -84,6 +94,7 @@ class ConvImage(AbstractNetwork):
     bias: Float[Array, " small"]
     kernels: tuple[Float[Array, "4 4 _ _"], ...]
     biases: tuple[Float[Array, " _"], ...]
+    blocks: tuple[ResidualConv, ...]  # one before each level, or none
     shape: tuple[int, int, int] = eqx.field(static=True)
     in_size: int = eqx.field(static=True)
 
@@ -93,6 +104,7 @@ class ConvImage(AbstractNetwork):
         shape: tuple[int, ...],
         channels: Sequence[int] = (64, 32),
         *,
+        residual: bool = False,
         key: PRNGKeyArray,
     ):
         _check(shape, channels)
@@ -109,6 +121,7 @@ class ConvImage(AbstractNetwork):
             for level, (k, (o, c)) in enumerate(zip(keys, sizes, strict=True), start=1)
         )
         self.biases = tuple(jnp.zeros(c, jnp.float32) for _, c in sizes)
+        self.blocks = _blocks(channels, key) if residual else ()
         height, width, colours = shape
         self.shape = (height, width, colours)
         self.in_size = in_size
@@ -121,7 +134,8 @@ class ConvImage(AbstractNetwork):
         """The image of each vector, all at once: the fast way."""
         sides = _sides(self.shape, len(self.kernels))
         h = (self.weight @ xs.T + self.bias[:, None]).reshape(-1, *sides[-1], xs.shape[0])
-        for kernel, bias, size in zip(self.kernels, self.biases, sides[-2::-1], strict=True):
+        for level, (kernel, bias, size) in enumerate(zip(self.kernels, self.biases, sides[-2::-1], strict=True)):
+            h = self.blocks[level](h) if self.blocks else h
             h = strided_conv_transpose(jax.nn.relu(h), kernel, size) + bias[:, None, None, None]
         return h.transpose(3, 1, 2, 0)
 
@@ -132,6 +146,11 @@ def _sides(shape: tuple[int, ...], levels: int) -> list[tuple[int, int]]:
     for _ in range(levels):
         sides.append((half(sides[-1][0]), half(sides[-1][1])))
     return sides
+
+
+def _blocks(channels: Sequence[int], key: PRNGKeyArray) -> tuple[ResidualConv, ...]:
+    keys = jax.random.split(jax.random.fold_in(key, 1), len(channels))
+    return tuple(ResidualConv(c, key=k) for c, k in zip(channels, keys, strict=True))
 
 
 def _kernel(key: PRNGKeyArray, c: int, o: int, *, variance: float) -> Float[Array, "4 4 c o"]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from qphi.autoencoders.likelihoods.base import soft_clip
 from qphi.autoencoders.networks import AbstractNetwork, apply_many, linear
 from qphi.families import AbstractFamily, Batch, DiagonalGaussian, as_family
 
@@ -22,6 +23,10 @@ class AbstractEncoder(eqx.Module):
     @abc.abstractmethod
     def __call__(self, x: Array) -> AbstractFamily:
         """q_phi(z|x) for one datum."""
+
+    def given(self, prior: AbstractFamily) -> AbstractEncoder:
+        """The encoder with the prior in hand, for posteriors that are built on it."""
+        return self
 
     def batch(self, xs: Array) -> Batch:
         """q_phi(z|x_i) for each datum."""
@@ -63,9 +68,3 @@ class GaussianEncoder(AbstractEncoder):
 
     def _from_features(self, h: Float[Array, " features"]) -> DiagonalGaussian:
         return DiagonalGaussian(self.mean(h), soft_clip(self.log_scale(h), -12.0, 8.0))
-
-
-def soft_clip(value: Float[Array, "*shape"], low: float, high: float) -> Float[Array, "*shape"]:
-    """low + softplus(v' - low) with v' = high - softplus(high - v): smooth, monotone, the identity in between."""
-    upper = high - jax.nn.softplus(high - value)
-    return low + jax.nn.softplus(upper - low)

@@ -7,19 +7,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from qphi.autoencoders.choices import more_draws
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.objective import AutoencodingObjective
 from qphi.bounds import ELBO, AbstractBound
 from qphi.loop import Progress, Result, Run, drive, start
-from qphi.solvers import AbstractNoisySolver, Problem, StochasticGradient
+from qphi.solvers import AbstractNoisySolver, Cosine, Problem, StochasticGradient
 from qphi.stopping import Plateau
 
-__all__ = ["Training", "hold_out", "plan"]
+__all__ = ["Training", "continued", "hold_out", "plan"]
 
 MAX_STEPS = 200_000  # where a fit without a budget of its own gives up
 HELD_OUT_FRACTION = 0.1
@@ -56,7 +58,7 @@ class Training:
         seconds_before: float = 0.0,
     ) -> Result:
         """Advance the run until it converges or a budget (rounded up to a whole number of checks) is met."""
-        max_steps = MAX_STEPS if max_epochs is None else max(1, round(max_epochs * self.steps_per_epoch))
+        max_steps = horizon(max_epochs, self.steps_per_epoch)
         return drive(
             self.problem,
             self.solver,
@@ -103,6 +105,12 @@ def plan(
     learning_rate: float = 2e-3,
     batch_size: int | None = None,
     warm_up_epochs: float = 0.0,
+    cycles: int = 1,
+    capacity: float | None = None,
+    free_bits: float = 0.0,
+    schedule: str = "plateau",
+    clip_norm: float = 100.0,
+    max_epochs: float | None = None,
     patience: int = 8,
     refinements: int = 2,
     slice_size: int | None = None,
@@ -112,7 +120,8 @@ def plan(
 
     Batches: about 16 an epoch, between 16 and 128 rows. Checks: every epoch, but at least 50 steps apart, so that small
     data are not checked more than they are trained on, and at most 1,000. Large data (images above about 40 x 40) are
-    scored in smaller blocks and their batches sliced, so that memory stays bounded.
+    scored in smaller blocks and their batches sliced, so that memory stays bounded. `schedule`: 'plateau' shrinks the
+    step at plateaus, `refinements` times, 'constant' never, 'cosine' down to nothing over `max_epochs`.
     """
     size = train.shape[0]
     numbers = math.prod(train.shape[1:])
@@ -126,15 +135,17 @@ def plan(
         learning_rate=learning_rate,
         batch_size=batch_size,
         average_over=check_every,
-        refinements=refinements,
+        clip_norm=clip_norm,
+        refinements=refinements if schedule == "plateau" else 0,
         slice_size=slice_size,
+        schedule=_schedule(schedule, max_epochs, steps_per_epoch),
     )
     warm_up = round(warm_up_epochs * steps_per_epoch)
-    bound = ELBO() if bound is None else bound
+    bound, weight = ELBO() if bound is None else bound, jnp.asarray(float(beta))
     problem, trained = Problem.of(
         model,
-        objective=AutoencodingObjective(bound, jnp.asarray(float(beta)), jnp.asarray(warm_up)),
-        scoring=AutoencodingObjective(_scoring_bound(bound, len(held_out)), jnp.asarray(float(beta)), jnp.asarray(0)),
+        objective=AutoencodingObjective(bound, weight, jnp.asarray(warm_up), cycles, capacity, free_bits),
+        scoring=AutoencodingObjective(more_draws(bound, len(held_out)), weight, jnp.asarray(0), capacity=capacity),
         train=jnp.asarray(train),
         held_out=jnp.asarray(held_out),
         block=_divisor(held_out.shape[0], rows_at_once(numbers)),
@@ -152,6 +163,20 @@ def _divisor(size: int, most: int) -> int:
     return next(d for d in range(min(size, most), 0, -1) if size % d == 0)
 
 
-def _scoring_bound(bound: AbstractBound, rows: int) -> AbstractBound:
-    """The bound with more draws where held-out rows are few: about 2,000 draws a check, at most 16 a row."""
-    return dataclasses.replace(bound, particles=max(bound.particles, min(16, 2000 // rows)))
+def continued(run: Run, last: Run) -> Run:
+    """A run on other data that goes on from the weights, the optimiser and the step of the last one."""
+
+    def moving(run: Run) -> list[Any]:
+        state = run.solver
+        return [state.trained, state.average, state.adam, state.since, state.learning_rate, run.step]
+
+    return eqx.tree_at(moving, run, moving(last))
+
+
+def _schedule(name: str, max_epochs: float | None, steps_per_epoch: int) -> Cosine | None:
+    return Cosine(horizon(max_epochs, steps_per_epoch)) if name == "cosine" else None
+
+
+def horizon(max_epochs: float | None, steps_per_epoch: int) -> int:
+    """The number of steps at most."""
+    return MAX_STEPS if max_epochs is None else max(1, round(max_epochs * steps_per_epoch))

@@ -13,7 +13,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from qphi.bounds.base import AbstractBound, Density, Estimate, Variational
 from qphi.bounds.factored import FactoredDensity, kl_to_prior, knows_kl
 
-__all__ = ["ELBO", "ClosedFormEntropy", "ClosedFormKL", "MonteCarlo", "StickingTheLanding"]
+__all__ = [
+    "ELBO",
+    "ClosedFormEntropy",
+    "ClosedFormKL",
+    "MonteCarlo",
+    "StickingTheLanding",
+    "log_prior_many",
+    "need_pathwise",
+]
+
+MOST_SUMMED = 64  # points of a discrete q that `ELBO` sums over by itself
 
 
 class MonteCarlo(AbstractBound):
@@ -26,6 +36,7 @@ class MonteCarlo(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        need_pathwise(q, self)
         return _from_draws(p, *q.sample_and_log_prob_many(key, self.particles))
 
 
@@ -39,6 +50,7 @@ class StickingTheLanding(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        need_pathwise(q, self)
         return _from_draws(p, *q.sample_and_log_prob_many(key, self.particles, frozen=True))
 
 
@@ -51,9 +63,10 @@ class ClosedFormEntropy(AbstractBound):
     particles: int = 1
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
+        need_pathwise(q, self)
         z, entropy = q.sample_many(key, self.particles), q.entropy()
         if isinstance(p, FactoredDensity):
-            log_likelihood, log_prior = p.log_likelihood_many(z), _log_prior(p, z)
+            log_likelihood, log_prior = p.log_likelihood_many(z), log_prior_many(p, z)
             log_joint = log_likelihood + log_prior
             parts = {
                 "log_likelihood": jnp.mean(log_likelihood, axis=0),
@@ -81,15 +94,19 @@ class ClosedFormKL(AbstractBound):
                 f"ClosedFormKL needs a density that is a likelihood times a prior; {type(p).__name__} is not one. "
                 "Use qphi.ClosedFormEntropy() or qphi.StickingTheLanding()."
             )
+        need_pathwise(q, self)
         z = q.sample_many(key, self.particles)
         log_likelihood, kl = p.log_likelihood_many(z), kl_to_prior(q, p.prior)
         elbo = jnp.mean(log_likelihood, axis=0) - kl
-        log_weights = log_likelihood + _log_prior(p, z) - q.log_prob_many(z)
+        log_weights = log_likelihood + log_prior_many(p, z) - q.log_prob_many(z)
         return Estimate(elbo, elbo, {"log_likelihood": jnp.mean(log_likelihood, axis=0), "kl": kl}, log_weights)
 
 
 class ELBO(AbstractBound):
-    """The quietest form at hand: the KL in closed form, else the entropy in closed form, else Monte Carlo."""
+    """The quietest form at hand: the KL in closed form, else the entropy in closed form, else Monte Carlo.
+
+    For a discrete q: the sum over its points up to 64 of them, else leave-one-out with at least 4 draws.
+    """
 
     particles: int = 1
 
@@ -98,6 +115,10 @@ class ELBO(AbstractBound):
 
     def form(self, q: Variational, p: Density) -> AbstractBound:
         """The form that would be used for this pair."""
+        if q.support_size is not None:
+            from qphi.bounds.discrete import Enumerated, LeaveOneOut
+
+            return Enumerated() if q.support_size <= MOST_SUMMED else LeaveOneOut(max(self.particles, 4))
         if isinstance(p, FactoredDensity):
             known = knows_kl(q, p.prior)
             return ClosedFormKL(self.particles) if known else MonteCarlo(self.particles)
@@ -106,7 +127,7 @@ class ELBO(AbstractBound):
 
 def _from_draws(p: Density, z: Float[Array, "particles *data dim"], log_q: Float[Array, "particles *data"]) -> Estimate:
     if isinstance(p, FactoredDensity):
-        log_likelihood, kl = p.log_likelihood_many(z), log_q - _log_prior(p, z)
+        log_likelihood, kl = p.log_likelihood_many(z), log_q - log_prior_many(p, z)
         parts, log_weights = {"log_likelihood": log_likelihood, "kl": kl}, log_likelihood - kl
     else:
         log_joint = p.log_density_many(z)
@@ -115,6 +136,16 @@ def _from_draws(p: Density, z: Float[Array, "particles *data dim"], log_q: Float
     return Estimate(elbo, elbo, {k: jnp.mean(v, axis=0) for k, v in parts.items()}, log_weights)
 
 
-def _log_prior(p: FactoredDensity, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:
+def log_prior_many(p: FactoredDensity, z: Float[Array, "particles *data dim"]) -> Float[Array, "particles *data"]:
+    """log p(z) of each draw."""
     flat = p.prior.log_prob_many(z.reshape(-1, z.shape[-1]))
     return flat.reshape(z.shape[:-1])
+
+
+def need_pathwise(q: Variational, bound: AbstractBound) -> None:
+    """Raises TypeError for a discrete q: its draws carry no gradient, and what is left would be wrong, silently."""
+    if q.support_size is not None:
+        raise TypeError(
+            f"{type(bound).__name__} differentiates through draws, and a discrete q has none that carry a gradient. "
+            "Use qphi.ELBO(), which sums over few points and takes leave-one-out scores over many."
+        )

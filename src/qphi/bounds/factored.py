@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qphi.bounds.base import Variational
-from qphi.families import AbstractFamily, Batch, has_kl, kl_divergence
+from qphi.families import AbstractFamily, Batch, DiagonalGaussian, StandardNormal, has_kl, kl_divergence
 
-__all__ = ["FactoredDensity", "kl_to_prior", "knows_kl"]
+__all__ = ["FactoredDensity", "kl_per_unit", "kl_to_prior", "knows_kl"]
 
 
 class FactoredDensity(eqx.Module):
@@ -40,7 +41,18 @@ def knows_kl(q: Variational, prior: AbstractFamily) -> bool:
 def kl_to_prior(q: Variational, prior: AbstractFamily) -> Float[Array, "*data"]:
     """KL(q || prior), one value per datum for a `Batch`."""
     if isinstance(q, Batch):
-        return eqx.filter_vmap(lambda member: kl_divergence(member, prior))(q.family)
+        return q.each(lambda member: kl_divergence(member, prior))
     if not isinstance(q, AbstractFamily):
         raise TypeError(f"KL to the prior needs a family, got {type(q).__name__}.")
     return kl_divergence(q, prior)
+
+
+def kl_per_unit(q: Variational, prior: AbstractFamily) -> Float[Array, "*data units"] | None:
+    """KL(q || prior) of each latent unit, where both are products over units and the KL is known; None elsewhere."""
+    family = q.family if isinstance(q, Batch) else q
+    if not isinstance(family, DiagonalGaussian) or not isinstance(prior, StandardNormal | DiagonalGaussian):
+        return None
+    mean, log_scale = family.mean, family.log_scale
+    if isinstance(prior, DiagonalGaussian):
+        mean, log_scale = (mean - prior.mean) / prior.scale, log_scale - prior.log_scale
+    return 0.5 * (mean**2 + jnp.exp(2 * log_scale) - 2 * log_scale - 1)

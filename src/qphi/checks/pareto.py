@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["khat_threshold", "smooth_log_weights", "tail_shape", "tail_size"]
+__all__ = ["khat_threshold", "smooth_log_weights", "tail_shape", "tail_shape_of_largest", "tail_size"]
 
 _PRIOR_DRAWS, _PRIOR_SHAPE = 10, 0.5  # a weak prior that steadies k on short tails (Vehtari et al. 2024, appendix G)
 _FEWEST = 5  # tail draws; with fewer nothing is said
@@ -70,6 +70,25 @@ def tail_shape(ratios: Float[np.ndarray, "draws *columns"]) -> Float[np.ndarray,
     if top.size:
         shapes[spread], _ = _fit_pareto(np.maximum((top[1:] - top[0]) / top[-1], 1e-300))
     return shapes.reshape(np.shape(ratios)[1:])
+
+
+def tail_shape_of_largest(log_w: Float[np.ndarray, "columns largest"], draws: int) -> Float[np.ndarray, " columns"]:
+    """k of each row of `draws` log weights of which only the largest were kept, in descending order.
+
+    NaN where the tail has fewer than five draws; inf for NaN or infinite weights, -inf for a tail that spreads by less
+    than a thousandth: single precision gives no better, and no mean depends on it.
+    """
+    count = min(tail_size(draws), log_w.shape[1] - 1)
+    log_w = np.asarray(log_w[:, : count + 1], np.float64)
+    if count < _FEWEST:
+        return np.full(len(log_w), math.nan)
+    ratios = np.exp(log_w - log_w[:, :1])
+    shapes = np.where(np.isfinite(log_w).all(axis=1), -math.inf, math.inf)
+    spread = np.isfinite(log_w).all(axis=1) & (ratios[:, 0] - ratios[:, -1] > 1e-3)
+    if spread.any():
+        excess = ratios[spread, :-1] - ratios[spread, -1:]
+        shapes[spread], _ = _fit_pareto(np.maximum(excess.T, 1e-300))
+    return shapes
 
 
 def _fit_pareto(excess: Float[np.ndarray, "tail *columns"]) -> tuple[Any, Any]:

@@ -24,7 +24,25 @@ __all__ = ["fit", "register"]
 CHECKPOINT = "checkpoint.json"  # written by `VAE.fit`
 ENDED_NOT_FINITE, INTERRUPTED = 3, 130
 
-Likelihood = Literal["auto", "gaussian", "bernoulli", "continuous-bernoulli"]
+Likelihood = Literal[
+    "auto",
+    "gaussian",
+    "gaussian-per-feature",
+    "gaussian-output-scale",
+    "student-t",
+    "bernoulli",
+    "continuous-bernoulli",
+    "discretised-logistic",
+    "discretised-logistic-mixture",
+    "categorical",
+    "ordinal",
+    "poisson",
+    "negative-binomial",
+    "zero-inflated-negative-binomial",
+]
+Prior = Literal["normal", "mixture", "vamp", "flow", "categorical", "ladder"]
+Posterior = Literal["diagonal", "full-rank", "student-t", "iaf", "coupling", "categorical", "ladder"]
+Bound = Literal["elbo", "monte-carlo", "sticking-the-landing", "iwae", "dreg", "leave-one-out"]
 Device = Literal["cpu", "gpu", "tpu"]
 
 
@@ -63,7 +81,9 @@ def fit(
         Likelihood | None,
         typer.Option(
             help="p(x|z). auto looks at the data; gaussian learns its noise scale; bernoulli is for pixels 0 "
-            "or 1, continuous-bernoulli for shades between. \\[default: auto]",
+            "or 1, continuous-bernoulli for shades between, discretised-logistic-mixture for 8-bit levels, "
+            "negative-binomial for counts. \\[default: auto]",
+            metavar="NAME",
             show_default=False,
         ),
     ] = None,
@@ -75,6 +95,21 @@ def fit(
             help="Weight of the KL. 1 is the ELBO; with another the objective is no bound of the likelihood. "
             "\\[default: 1]",
             show_default=False,
+        ),
+    ] = None,
+    prior: Annotated[
+        Prior | None, typer.Option(help="p(z); all but normal are learned. \\[default: normal]", show_default=False)
+    ] = None,
+    posterior: Annotated[
+        Posterior | None, typer.Option(help="The shape of q(z|x). \\[default: diagonal]", show_default=False)
+    ] = None,
+    bound: Annotated[
+        Bound | None, typer.Option(help="What is maximised. \\[default: elbo]", show_default=False)
+    ] = None,
+    particles: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Draws of z a datum and step. \\[default: 1; iwae, dreg: 8]", show_default=False
         ),
     ] = None,
     epochs: Annotated[
@@ -119,6 +154,7 @@ def fit(
     seconds = None if max_time is None else parse_seconds(max_time)
     given = {"latent_dim": latent_dim, "likelihood": likelihood, "beta": beta, "max_epochs": epochs}
     given |= {"max_time": seconds, "random_state": seed}
+    given |= {"prior": prior, "posterior": posterior, "bound": bound, "particles": particles}
     given = {name: value for name, value in given.items() if value is not None}
     if out is not None:
         check_folder(out, resume)  # before reading the data, which may take long

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import typer
@@ -112,17 +113,26 @@ def interpolate(
         typer.Option(metavar="A B", help="The two rows of DATA, counted from 0.", show_default="0 1"),
     ] = (0, 1),
     steps: Annotated[int, typer.Option(min=2, help="How many points, both ends included.")] = 9,
+    by: Annotated[
+        Literal["linear", "spherical", "geodesic"],
+        typer.Option("--path", help="A straight line, an arc, or the way on which the decodes change least."),
+    ] = "linear",
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
-    """Walk through latent space in a straight line from one datum to another and decode every step."""
+    """Walk through latent space from one datum to another and decode every step."""
     path = output_path(out, run / "interpolation.png", (".png", ".npy"))
     vae, rows = _open(run, data)
-    for row in between:
-        if not 0 <= row < len(rows.x):
-            raise InputError(f"--between {row}: {data} has rows 0 to {len(rows.x) - 1}. Choose two of them.")
+    check_rows(rows.x, between, data, "--between")
     first, last = between
-    walk = np.asarray(vae.interpolate(rows.x[first], rows.x[last], steps=steps))
+    walk = np.asarray(vae.interpolate(rows.x[first], rows.x[last], steps=steps, path=by))
     write_images(vae, walk, path, columns=steps)
+
+
+def check_rows(x: np.ndarray, numbers: Iterable[int], data: str, option: str) -> None:
+    """Refuses numbers of rows that are not there."""
+    for row in numbers:
+        if not 0 <= row < len(x):
+            raise InputError(f"{option} {row}: {data} has rows 0 to {len(x) - 1}. Choose among them.")
 
 
 def _open(run: Path, data: str):

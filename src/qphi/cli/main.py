@@ -18,6 +18,7 @@ from qphi.cli import fit as _fit
 from qphi.cli import infer as _infer
 from qphi.cli import latent as _latent
 from qphi.cli import show as _show
+from qphi.cli import tools as _tools
 from qphi.cli.console import examples, say, say_error
 from qphi.cli.setup import show_warnings_in_one_line
 from qphi.errors import InputError
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 _fit.register(app)
 _latent.register(app)
+_tools.register(app)
 _show.register(app)
 _infer.register(app)
 

@@ -92,6 +92,15 @@ def evaluate(
     rows: Annotated[
         int | None, typer.Option(min=1, help="Only so many rows, evenly spread.", show_default="all")
     ] = None,
+    annealed: Annotated[
+        bool, typer.Option("--annealed", help="Anneal where importance weights cannot be relied on: slow.")
+    ] = False,
+    gaps: Annotated[
+        bool, typer.Option("--gaps", help="Also what the encoder and its family lose, and the rate-distortion curve.")
+    ] = False,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Also precision, recall and Frechet distance of samples.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Judge the model on DATA: ELBO, its parts and log p(x) in nats per datum, with standard errors.
@@ -106,11 +115,13 @@ def evaluate(
         x = x[np.linspace(0, len(x) - 1, rows).round().astype(int)]
     vae = open_run(run)
     with error_console().status(f"evaluating {len(x)} rows with {particles} particles each ..."):
-        evaluation = vae.evaluate(x, particles=particles)
+        evaluation = vae.evaluate(x, particles=particles, annealed=annealed)
+        more = {"gaps": vae.gaps(x), "rate_distortion": vae.rate_distortion(x)} if gaps else {}
+        more |= {"sample_quality": vae.sample_quality(x)} if quality else {}
     if as_json:
-        say(evaluation_json(evaluation, data))
+        say(evaluation_json(evaluation, data, more))
     else:
-        print_evaluation(evaluation, data)
+        print_evaluation(evaluation, data, more)
 
 
 def report(run: RunArgument) -> None:

@@ -60,27 +60,62 @@ def _figures_of_fit(vae: VAE, x: np.ndarray) -> list[tuple[str, str]]:
     return [*found, ("time", f"{clock(vae.seconds_)}, {vae.history_['epoch'][-1]:.0f} epochs")]
 
 
-def print_evaluation(evaluation: Evaluation, source: str) -> None:
-    """The table of `qphi evaluate`."""
+def print_evaluation(e: Evaluation, source: str, more: dict[str, Any] | None = None) -> None:
+    """The table of `qphi evaluate`; `more` holds gaps, a rate-distortion curve and sample quality, if asked for."""
     console, table = output_console(), _table()
     rows = [
-        ("ELBO", evaluation.elbo),
-        ("  log likelihood E_q[log p(x|z)]", evaluation.log_likelihood),
-        ("  KL(q(z|x) || p(z))", evaluation.kl),
-        (f"log p(x), {evaluation.particles} importance weights", evaluation.log_evidence),
+        ("ELBO", _with_error(e.elbo)),
+        ("  log likelihood E_q[log p(x|z)]", _with_error(e.log_likelihood)),
+        ("  KL(q(z|x) || p(z))", _with_error(e.kl)),
+        (f"log p(x), {e.particles} importance weights", _with_error(e.log_evidence)),
+        ("  rows whose weights cannot be relied on", _share(e.unreliable)),
+        ("reconstruction error", f"{e.reconstruction_error:.4g} root mean square"),
+        ("active units", f"{e.active_units} of {e.latent_dim}"),
     ]
-    for name, figure in rows:
-        table.add_row(escape(name), _with_error(figure))
-    if evaluation.bits_per_dimension is not None:
-        table.add_row("bits per dimension", f"{evaluation.bits_per_dimension:.4f}")
-    table.add_row("active units", f"{evaluation.active_units} of {evaluation.latent_dim}")
-    console.print(Text(f"{evaluation.n} rows of {source}; nats per datum ± standard error", style="bold"))
+    if e.bits_per_dimension is not None:
+        rows.insert(5, ("bits per dimension", f"{e.bits_per_dimension:.4f}"))
+    if e.mutual_information is not None:
+        most = "" if e.mutual_information < 0.9 * math.log(e.n) else f", about the most that {e.n} rows can show"
+        rows.append(("mutual information I(x; z)", f"{e.mutual_information:.2f}{most}"))
+    if e.prior_mismatch is not None:
+        rows.append(("prior mismatch, moments and marginals", f"{e.prior_mismatch:.2f}"))
+    for name, text in [*rows, *_more_rows(more or {})]:
+        table.add_row(escape(name), escape(text))
+    console.print(Text(f"{e.n} rows of {source}; nats per datum ± standard error", style="bold"))
     console.print(table)
 
 
-def evaluation_json(evaluation: Evaluation, source: str) -> str:
+def _share(unreliable: float) -> str:
+    return f"{unreliable:.1%} (Pareto k)" if math.isfinite(unreliable) else "unknown: fewer than 25 weights"
+
+
+def _more_rows(more: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if "gaps" in more:
+        found = more["gaps"]
+        rows += [
+            (f"amortisation gap, {found.n} rows", _with_error(found.amortisation)),
+            ("approximation gap, at least", _with_error(found.approximation)),
+        ]
+    if "rate_distortion" in more:
+        found = more["rate_distortion"]
+        for beta, rate, distortion in zip(found.betas, found.rate, found.distortion, strict=True):
+            rows.append((f"rate, distortion at beta {beta:g}", f"{rate:.2f}, {distortion:.2f}"))
+    if "sample_quality" in more:
+        q = more["sample_quality"]
+        rows += [
+            ("precision, recall of samples", f"{q.precision:.2f}, {q.recall:.2f}"),
+            ("Frechet distance (two halves of the data)", f"{q.frechet:.2f} ({q.frechet_of_data:.2f})"),
+        ]
+    return rows
+
+
+def evaluation_json(evaluation: Evaluation, source: str, more: dict[str, Any] | None = None) -> str:
     """The same figures for programs; what is not finite or not defined is null."""
-    return json.dumps({"source": source, "unit": "nats per datum", **_plain(evaluation)}, indent=2)
+    figures = _plain(evaluation)
+    del figures["pareto_k"]  # a number for every row
+    figures |= {name: _plain(value) for name, value in (more or {}).items()}
+    return json.dumps({"source": source, "unit": "nats per datum", **figures}, indent=2)
 
 
 def _plain(value: Any) -> Any:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from qphi.data.kinds import KINDS, LIKELIHOODS, check_pairing, choose, is_whole
 from qphi.errors import InputError
 
-__all__ = ["LIKELIHOODS", "Scaling", "fit_scaling"]
+__all__ = ["KINDS", "LIKELIHOODS", "Scaling", "fit_scaling"]
 
-LIKELIHOODS = ("auto", "gaussian", "bernoulli", "continuous-bernoulli")
+OWN = "own"  # the likelihood of a class that is not qphi's: its data are taken as they are
+CODED = ("levels", "codes")
 LARGEST = 1e38  # just below float32's: results are given in it
 
 
@@ -31,6 +33,12 @@ class Scaling:
     scale: tuple[float, ...]
     levels: tuple[float, float] | None  # the display range of images
     whole: bool  # integer data: log p is comparable with a probability, so bits per dimension mean something
+    classes: int = 0  # how many values coded data and levels can take, 0 for other data
+
+    @property
+    def kind(self) -> str:
+        """'real', 'binary', 'unit', 'levels', 'codes', 'counts' or 'own': what the likelihood takes."""
+        return KINDS.get(self.likelihood, OWN)
 
     @property
     def model_shape(self) -> tuple[int, ...]:
@@ -44,8 +52,8 @@ class Scaling:
 
     @property
     def log_jacobian(self) -> float:
-        """log |d x_model / d x|, nats per datum; 0 for a probability mass (Bernoulli)."""
-        if self.likelihood == "bernoulli":
+        """log |d x_model / d x|, nats per datum; 0 for a probability mass, such as Bernoulli's."""
+        if self.kind not in ("real", "unit"):
             return 0.0
         return -float(np.sum(np.log(self.scale))) * (self.size if len(self.scale) == 1 else 1)
 
@@ -62,20 +70,35 @@ class Scaling:
                 f"{name} has rows of shape {x.shape[1:]}, but the model was fitted to {self.shape}. "
                 f"Give an array of shape (n, {', '.join(map(str, self.shape))})."
             )
-        if self.likelihood != "gaussian":
-            low, high = self.offset[0], self.offset[0] + self.scale[0]
-            if x.min() < low or x.max() > high:
-                raise InputError(
-                    f"{name} ranges from {x.min():g} to {x.max():g}, but the model was fitted to {low:g}..{high:g}. "
-                    "Bring the data to the same units."
-                )
-            if self.likelihood == "bernoulli" and not np.isin(x, (low, high)).all():
-                raise InputError(
-                    f"{name} has values between {low:g} and {high:g}, but the model's Bernoulli likelihood needs "
-                    f"exactly {low:g} or {high:g}. Binarise the data as for the fit."
-                )
+        self._check_values(x, name)
+        return self.to_model(x)
+
+    def to_model(self, x: np.ndarray) -> np.ndarray:
+        """Rows in the data's units, unchecked, as the model sees them: float32, (n, *model_shape)."""
         scaled = (x.astype(np.float64) - np.asarray(self.offset)) / np.asarray(self.scale)
         return scaled.astype(np.float32).reshape(len(x), *self.model_shape)
+
+    def _check_values(self, x: np.ndarray, name: str) -> None:
+        if self.kind in ("real", OWN):
+            return
+        low, high = self.offset[0], self.offset[0] + self.scale[0]
+        low, high = (0.0, float(self.classes - 1)) if self.kind == "codes" else (low, high)
+        high = math.inf if self.kind == "counts" else high
+        if x.min() < low or x.max() > high:
+            raise InputError(
+                f"{name} ranges from {x.min():g} to {x.max():g}, but the model was fitted to {low:g}..{high:g}. "
+                "Bring the data to the same units."
+            )
+        if self.kind == "binary" and not np.isin(x, (low, high)).all():
+            raise InputError(
+                f"{name} has values between {low:g} and {high:g}, but the model's Bernoulli likelihood needs "
+                f"exactly {low:g} or {high:g}. Binarise the data as for the fit."
+            )
+        if self.kind in ("levels", "codes", "counts") and not is_whole(x):
+            raise InputError(
+                f"{name} has fractions, but the model's {self.likelihood} likelihood was fitted to whole numbers. "
+                "Give the data as for the fit."
+            )
 
     def restore(self, x: np.ndarray) -> np.ndarray:
         """Model values back in the user's shape and units, float32; images are kept within their levels."""
@@ -94,21 +117,34 @@ class Scaling:
         return Scaling(**pairs)
 
 
-def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
-    """Look at training data once: images or vectors, which range, which likelihood. Raises InputError."""
-    if likelihood not in LIKELIHOODS:
+def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) -> Scaling:
+    """Look at training data once: images or vectors, which range, which likelihood. Raises InputError.
+
+    `classes` is how many codes or levels there can be, if that is known better than from the data.
+    """
+    if likelihood not in (*LIKELIHOODS, OWN):
         raise InputError(f"likelihood={likelihood!r} is not known. Use one of {', '.join(LIKELIHOODS)}.")
     x = check_array(x, "X")
     image = x.ndim > 2
     levels = _levels(x)
-    binary = bool(np.isin(x, levels).all()) and levels[0] == 0 and levels[1] in (1, 255)
-    if likelihood == "auto":
-        likelihood = "bernoulli" if binary else "gaussian"
     if x.min() == x.max():
         raise InputError(f"every value of X is {x.min():g}: there is nothing to learn. Check how it was read.")
-    _check_range(x, image, likelihood, levels, binary)
-    if likelihood == "gaussian" and not image:
+    if likelihood == "auto":
+        likelihood = choose(x, levels)
+    elif likelihood != OWN:
+        check_pairing(x, likelihood, levels)
+    kind = KINDS.get(likelihood, OWN)
+    if classes is not None and kind in CODED:
+        if x.max() >= classes:
+            raise InputError(
+                f"X has values up to {x.max():g}, but the likelihood has {classes} levels, 0 to {classes - 1}. "
+                f"Give it levels={int(x.max()) + 1}."
+            )
+        levels = (0.0, classes - 1.0)
+    if kind == "real" and not image:
         offset, scale = _standardise(x)
+    elif kind in ("codes", "counts", OWN):
+        offset, scale = (0.0,), (1.0,)
     else:
         offset, scale = (levels[0],), (levels[1] - levels[0],)
     return Scaling(
@@ -118,7 +154,8 @@ def fit_scaling(x: Any, likelihood: str = "auto") -> Scaling:
         offset=offset,
         scale=scale,
         levels=levels if image else None,
-        whole=bool(np.issubdtype(x.dtype, np.integer) or x.dtype == bool or (x == np.rint(x)).all()),
+        whole=is_whole(x),
+        classes=(classes or max(int(levels[1] if kind == "levels" else x.max()) + 1, 2)) * (kind in CODED),
     )
 
 
@@ -180,21 +217,6 @@ def _levels(x: np.ndarray) -> tuple[float, float]:
     if low >= 0 and high <= 1:
         return 0.0, 1.0
     return min(low, 0.0), high
-
-
-def _check_range(x: np.ndarray, image: bool, likelihood: str, levels: tuple[float, float], binary: bool) -> None:
-    range_words = f"X ranges from {x.min():g} to {x.max():g}"
-    if likelihood == "bernoulli" and not binary:
-        other = "continuous-bernoulli' or 'gaussian" if image else "gaussian"
-        raise InputError(
-            f"likelihood='bernoulli' needs values that are 0 or 1 (or 0 and 255), but {range_words} with "
-            f"{len(np.unique(x))} different values. Use likelihood='{other}', or binarise the data first."
-        )
-    if likelihood == "continuous-bernoulli" and (levels[0] < 0 or (not image and levels[1] != 1)):
-        raise InputError(
-            f"likelihood='continuous-bernoulli' needs values in 0..1 (or images from 0 up), but {range_words}. "
-            "Use likelihood='gaussian', or rescale the data to 0..1."
-        )
 
 
 def _standardise(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from qphi.autoencoders.build import Architecture, build
+from qphi.data.given import Given
 from qphi.data.scaling import Scaling
 from qphi.errors import InputError
+from qphi.estimators.options import OPTIONS, plain
 from qphi.files import atomic_write
 from qphi.loop import Run
 from qphi.serialise import load_arrays, read_json, save_arrays, write_json
@@ -24,32 +26,38 @@ if TYPE_CHECKING:
     from qphi.estimators.vae import VAE
 
 __all__ = [
+    "LABELLED",
     "Checkpoint",
+    "damaged",
     "fingerprint",
     "per_datum",
     "read_checkpoint",
     "read_model",
+    "read_values",
     "write_checkpoint",
     "write_metrics",
     "write_model",
 ]
 
-_PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device")
+PLAIN, LABELLED = "vae", "semi-supervised vae"  # kinds of models
+_PARAMETERS = ("latent_dim", "likelihood", "beta", "network", "hidden", "max_epochs", "max_time", "device", *OPTIONS)
 
 
 def write_model(folder: Path, vae: VAE) -> None:
     """model.safetensors first, then model.json, which makes it a model; each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     checksum = save_arrays(folder / "model.safetensors", eqx.filter(vae.model_, eqx.is_array))
-    parameters = {name: getattr(vae, name) for name in _PARAMETERS}
+    parameters = {name: plain(getattr(vae, name)) for name in _PARAMETERS}
     parameters["hidden"] = [int(width) for width in parameters["hidden"]]
+    parameters["likelihood"] = vae.likelihood if isinstance(vae.likelihood, str) else None
     write_json(
         folder / "model.json",
         {
-            "kind": "vae",
+            "kind": PLAIN,
             "parameters": parameters,
             "architecture": vae.architecture_.to_json(),
             "scaling": vae.scaling_.to_json(),
+            "given": vae.given_.to_json(),
             "seed": vae.seed_,
             "data": vae.fingerprint_,
             "status": vae.status_.name,
@@ -63,30 +71,52 @@ def write_model(folder: Path, vae: VAE) -> None:
     )
 
 
-def read_model(folder: Path, cls: type[VAE]) -> VAE:
-    """The inverse of `write_model`, without running anything from the file."""
-    values = read_json(folder / "model.json")
+def read_model(folder: Path, cls: type[VAE], own: dict[str, Any] | None = None) -> VAE:
+    """The inverse of `write_model`, without running anything from the file. `own` holds the user's parts."""
+    values, own = read_values(folder, PLAIN), own or {}
+    try:
+        missing = sorted(set(values["architecture"]["own"]) ^ set(own))
+    except (KeyError, TypeError) as error:
+        raise damaged(folder, error) from None
+    if missing:
+        raise InputError(
+            f"the model in {folder} and the parts given differ in {', '.join(missing)}. Files hold no code: give the "
+            f"parts that were your own, as in VAE.load(path, {missing[0]}=...), and only those."
+        )
     try:
         parameters: dict[str, Any] = {
             name: tuple(v) if name == "hidden" else v for name, v in values["parameters"].items()
         }
-        vae = cls(random_state=values["seed"], **parameters)
+        vae = cls(random_state=values["seed"], **parameters | own)
         vae.architecture_ = Architecture.from_json(values["architecture"])
         vae.scaling_ = Scaling.from_json(values["scaling"])
+        vae.given_ = Given.from_json(values["given"])
         vae.seed_, vae.status_ = values["seed"], Status[values["status"]]
         vae.status_text_, vae.seconds_ = values["status_text"], values["seconds"]
         vae.n_iter_, vae.best_epoch_ = values["n_iter"], values["best_epoch"]
         vae.history_, checksum = values["history"], values["sha256"]
         vae.fingerprint_ = values["data"]
         key = jax.random.key(0)
-        skeleton = eqx.filter_eval_shape(build, vae.architecture_, key)
+        skeleton = eqx.filter_eval_shape(build, vae.architecture_, key, own=own)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again."
-        ) from None
+        raise damaged(folder, error) from None
     vae.model_ = load_arrays(folder / "model.safetensors", skeleton, checksum)
     vae._describe()
     return vae
+
+
+def read_values(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """The JSON file of a model of this kind, or of any. Raises InputError for another one."""
+    values = read_json(folder / "model.json")
+    found = values.get("kind")
+    if kind is not None and found != kind:
+        raise InputError(f"{folder} holds a model of kind {found!r}, not {kind!r}. qphi.load reads every kind.")
+    return values
+
+
+def damaged(folder: Path, error: Exception) -> InputError:
+    """The error for a JSON file that lacks something."""
+    return InputError(f"{folder / 'model.json'} is damaged: {error!r}. Restore it from a copy, or fit again.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +139,10 @@ class Checkpoint:
             ("architecture", "another architecture"),
             ("scaling", "another likelihood or range of the data"),
             ("beta", "another beta"),
+            ("training", "another bound or way to train"),
+            ("given", "other covariates or size factors"),
         ):
-            if self.settings.get(name) != wanted[name]:
+            if self.settings.get(name) != wanted.get(name):
                 raise InputError(
                     f"the run in {self.folder} was started with {words}, so it cannot go on with these. "
                     "Resume with what it was started with, or fit into a new folder."

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import abc
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 __all__ = ["AbstractFamily", "AbstractTransport", "Batch", "frozen_copy"]
 
@@ -51,6 +52,16 @@ class AbstractFamily(eqx.Module):
             f"{type(self).__name__} has no closed-form entropy. Use qphi.MonteCarlo() or qphi.StickingTheLanding()."
         )
 
+    @property
+    def support_size(self) -> int | None:
+        """How many points a discrete distribution has; None for a continuous one. Draws from points carry no gradient:
+        `qphi.Enumerated` and `qphi.LeaveOneOut` are the bounds that serve them."""
+        return None
+
+    def support(self) -> Float[Array, "points dim"]:
+        """The points of a discrete distribution. Raises TypeError where there are none to list."""
+        raise TypeError(f"{type(self).__name__} is continuous: it has no points to list. Use qphi.ELBO().")
+
     def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count dim"]:
         """`count` independent draws."""
         return jax.vmap(self.sample)(jax.random.split(key, count))
@@ -91,47 +102,111 @@ class AbstractTransport(AbstractFamily):
     def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count dim"]:
         return jax.vmap(self.transport)(self.noise(key, count))
 
+    def transported(
+        self, eps: Float[Array, "count dim"], *, frozen: bool = False
+    ) -> tuple[Float[Array, "count dim"], Float[Array, " count"]]:
+        """The draws of these noises with log q of each, as `sample_and_log_prob_many` gives them."""
+        z = jax.vmap(self.transport)(eps)
+        return z, (frozen_copy(self) if frozen else self).log_prob_many(z)
+
+    def sample_and_log_prob_many(
+        self, key: PRNGKeyArray, count: int, *, frozen: bool = False
+    ) -> tuple[Float[Array, "count dim"], Float[Array, " count"]]:
+        return self.transported(self.noise(key, count), frozen=frozen)
+
 
 class Batch(eqx.Module):
     """One family member per datum, q_phi(z_i | x_i): what an encoder answers for a batch.
 
-    `family` is a family every array of which has a leading axis over the data. The vectorised methods put the particle
-    axis before the data axis, so that a bound written for one posterior serves a batch of them.
+    `family` is a family every array of which has a leading axis over the data, except those inside its fields named in
+    `common` (a flow's weights, say), which all data share. The vectorised methods put the particle axis before the data
+    axis, so that a bound written for one posterior serves a batch of them.
     """
 
     family: AbstractFamily
+    common: tuple[str, ...] = eqx.field(static=True, default=())
+
+    @staticmethod
+    def of(member: Callable[..., AbstractFamily], *rows: Array, common: tuple[str, ...]) -> Batch:
+        """`member` of each row, where what it puts into the fields `common` does not depend on the row."""
+        example = member(*(row[0] for row in rows))
+        own = eqx.filter_vmap(lambda *row: _split(member(*row), common)[0])(*rows)
+        return Batch(eqx.combine(own, _split(example, common)[1]), common)
+
+    def split(self) -> tuple[AbstractFamily, AbstractFamily]:
+        """The arrays that each datum has of its own, and the rest; None where the other has something."""
+        return _split(self.family, self.common)
+
+    def each(self, function: Callable, *arguments: Array, in_axes: int = 0, out_axes: int = 0):
+        """function(member, argument, ...) for each datum; the arguments' data axis is `in_axes`."""
+        own, common = _split(self.family, self.common)
+        axes = (0, *[in_axes] * len(arguments))
+        return eqx.filter_vmap(
+            lambda own, *rest: function(eqx.combine(own, common), *rest), in_axes=axes, out_axes=out_axes
+        )(own, *arguments)
+
+    def at(self, index: Int[Array, ""] | int) -> AbstractFamily:
+        """One datum's q."""
+        own, common = _split(self.family, self.common)
+        return eqx.combine(jax.tree.map(lambda a: a[index], own), common)
+
+    @property
+    def size(self) -> int:
+        """How many data there are."""
+        return jax.tree.leaves(_split(self.family, self.common)[0])[0].shape[0]
 
     @property
     def member(self) -> AbstractFamily:
         """One datum's q, its arrays as shapes only: to ask what the family knows, not to compute with."""
-        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) if eqx.is_array(a) else a, self.family)
+        own, common = _split(self.family, self.common)
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), own)
+        return eqx.combine(shapes, common)
 
     @property
     def has_entropy(self) -> bool:
         return self.member.has_entropy
 
+    @property
+    def support_size(self) -> int | None:
+        return self.member.support_size
+
+    def support(self) -> Float[Array, "points dim"]:
+        """The points of a discrete family, the same for each datum."""
+        return self.member.support()
+
     def entropy(self) -> Float[Array, " data"]:
         """Entropy of each datum's q."""
-        return eqx.filter_vmap(lambda q: q.entropy())(self.family)
+        return self.each(lambda q: q.entropy())
 
     def sample_many(self, key: PRNGKeyArray, count: int) -> Float[Array, "count data dim"]:
         """`count` draws for each datum, independent of its neighbours'."""
-        size = jax.tree.leaves(eqx.filter(self.family, eqx.is_array))[0].shape[0]
         if isinstance(self.family, AbstractTransport):
-            dim = self.family.dim
-            eps = jax.random.normal(key, (count * size * dim,)).reshape(count, size, dim)
-            over_data = eqx.filter_vmap(lambda q, e: jax.vmap(q.transport)(e), in_axes=(0, 1), out_axes=1)
-            return over_data(self.family, eps)
-        keys = jax.random.split(key, size)
-        return eqx.filter_vmap(lambda q, k: q.sample_many(k, count), out_axes=1)(self.family, keys)
+            eps = self._noise(key, count)
+            return self.each(lambda q, e: jax.vmap(q.transport)(e), eps, in_axes=1, out_axes=1)
+        return self.each(lambda q, k: q.sample_many(k, count), jax.random.split(key, self.size), out_axes=1)
 
     def log_prob_many(self, z: Float[Array, "count data dim"]) -> Float[Array, "count data"]:
         """log q(z_i | x_i) of each draw for its own datum."""
-        return eqx.filter_vmap(lambda q, zs: q.log_prob_many(zs), in_axes=(0, 1), out_axes=1)(self.family, z)
+        return self.each(lambda q, zs: q.log_prob_many(zs), z, in_axes=1, out_axes=1)
 
     def sample_and_log_prob_many(
         self, key: PRNGKeyArray, count: int, *, frozen: bool = False
     ) -> tuple[Float[Array, "count data dim"], Float[Array, "count data"]]:
         """As of one family, for each datum."""
+        if isinstance(self.family, AbstractTransport):
+            eps = self._noise(key, count)
+            return self.each(lambda q, e: q.transported(e, frozen=frozen), eps, in_axes=1, out_axes=1)
         z = self.sample_many(key, count)
         return z, (frozen_copy(self) if frozen else self).log_prob_many(z)
+
+    def _noise(self, key: PRNGKeyArray, count: int) -> Float[Array, "count data dim"]:
+        size, dim = self.size, self.family.dim
+        return jax.random.normal(key, (count * size * dim,)).reshape(count, size, dim)
+
+
+def _split(family: AbstractFamily, common: tuple[str, ...]) -> tuple[Any, Any]:
+    """The arrays that each datum has of its own, and the rest."""
+    arrays, rest = eqx.partition(family, eqx.is_array)
+    own = jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[0], "name", None) not in common, arrays)
+    own, shared = eqx.partition(arrays, own)
+    return own, eqx.combine(shared, rest)

@@ -114,10 +114,9 @@ class AbstractFlow(AbstractTransport):
         )
         return self._log_prob_of(eps, total)
 
-    def sample_and_log_prob_many(
-        self, key: PRNGKeyArray, count: int, *, frozen: bool = False
+    def transported(
+        self, eps: Float[Array, "count dim"], *, frozen: bool = False
     ) -> tuple[Float[Array, "count dim"], Float[Array, " count"]]:
-        eps = self.noise(key, count)
         z, log_q = jax.vmap(self._forward)(eps)
         if not frozen:
             return z, log_q

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qphi.families.base import AbstractFamily
+from qphi.families.categorical import Categorical
 from qphi.families.gaussian import DiagonalGaussian, FullRankGaussian, StandardNormal
 
 __all__ = ["has_kl", "kl_divergence", "register_kl"]
@@ -87,3 +88,9 @@ def _diagonal_to_diagonal(q: DiagonalGaussian, p: DiagonalGaussian) -> Float[Arr
 def _full_to_standard(q: FullRankGaussian, p: StandardNormal) -> Float[Array, ""]:
     # 1/2 (|mu|^2 + tr(C C') - d) - log|det C|
     return 0.5 * (jnp.sum(q.mean**2) + jnp.sum(q.scale_tril**2) - q.dim) - q._log_det()
+
+
+@register_kl(Categorical, Categorical)
+def _categorical(q: Categorical, p: Categorical) -> Float[Array, ""]:
+    log_q, log_p = q.log_probabilities, p.log_probabilities
+    return jnp.sum(jnp.exp(log_q) * (log_q - log_p))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qphi import theme
-from qphi.report import of_images, of_vectors
+from qphi.report import of_images, of_latents, of_vectors
 from qphi.report.latent_map import latent_map
 from qphi.report.pictures import png_bytes
 from qphi.report.plots import kl_per_unit, training_curve
@@ -104,6 +104,9 @@ _OF_IMAGES = (
     ("Training", _training),
     ("KL of each latent unit", _kl),
     ("One latent unit at a time", of_images.traversals),
+    ("Three ways between two data", of_latents.three_paths),
+    ("Along the direction of a label", of_latents.attributes),
+    ("Nearest in latent space", of_latents.neighbours),
 )
 _OF_VECTORS = (
     ("Samples", of_vectors.samples),

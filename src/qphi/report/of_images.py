@@ -12,7 +12,7 @@ from qphi.report.strips import image_strip
 from qphi.report.subject import SEED, Drawings, Subject
 from qphi.report.words import MINUS
 
-__all__ = ["interpolation", "plane", "reconstructions", "samples", "traversals"]
+__all__ = ["interpolation", "plane", "reconstructions", "samples", "shades", "traversals"]
 
 SAMPLES = 48
 TRAVERSED_UNITS = 8
@@ -31,10 +31,10 @@ def reconstructions(subject: Subject) -> Drawings:
     again = np.asarray(subject.vae.reconstruct(data))
     low, high = subject.vae.levels_
     difference = (again.astype(float) - data.astype(float)) / (high - low)
-    shades = [_coloured(_shades(subject.vae, images)) for images in (data, again)]
+    pictures = [_coloured(shades(subject.vae, images)) for images in (data, again)]
     names = ("data", "reconstruction", "difference")
     yield (
-        image_strip(np.concatenate([*shades, _signed(difference)]), len(data), row_names=names, tile=130),
+        image_strip(np.concatenate([*pictures, _signed(difference)]), len(data), row_names=names, tile=130),
         "Each datum, its code's mean decoded again, and the difference: red where the reconstruction is "
         "brighter, blue where it is darker, white where they agree.",
     )
@@ -107,10 +107,10 @@ def traversals(subject: Subject) -> Drawings:
 
 
 def _strip(vae: Any, images: Any, columns: int, **options: Any) -> NDArray[np.uint8]:
-    return image_strip(_shades(vae, images), columns, **options)
+    return image_strip(shades(vae, images), columns, **options)
 
 
-def _shades(vae: Any, images: Any) -> NDArray[np.uint8]:
+def shades(vae: Any, images: Any) -> NDArray[np.uint8]:
     """Images in the data's own units as shades. A uint8 here is a level like any other, not yet a shade."""
     return to_pixels(np.asarray(images, np.float32), vae.levels_)
 

@@ -49,7 +49,9 @@ def write_report(run_dir: str | Path, vae: Any, x: ArrayLike | None = None, labe
         verdict=getattr(vae, "status_text_", vae.status_.message),
         advice=vae.status_.advice,
         tone=_tone(vae.status_),
-        cautions=words.cautions(vae, evaluation) + ([missing] if missing else []),
+        cautions=words.cautions(vae, evaluation)
+        + [f"{finding.name.capitalize()}: {finding.seen} {finding.change}" for finding in _diagnosis(vae, rows)]
+        + ([missing] if missing else []),
         facts=words.summary(vae, evaluation, fair, None if rows is None else len(rows)),
         explanation=words.explanation(vae, evaluation),
         pictures=pictures(subject),
@@ -83,6 +85,10 @@ def render(**facts: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html.j2").render(**facts)
+
+
+def _diagnosis(vae: Any, x: NDArray | None) -> Any:
+    return () if x is None else vae.diagnose(x)
 
 
 def _examine(vae: Any, x: NDArray | None, labels: NDArray | None) -> tuple[Subject, Any | None, bool]:

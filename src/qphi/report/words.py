@@ -91,6 +91,9 @@ def _evaluated(e: Any, fair: bool, dimensions: int) -> list[tuple[str, str, str]
     ]
     if e.bits_per_dimension is not None:
         facts.append(("Bits per dimension", number(e.bits_per_dimension, 3), f"over {dimensions:,} dimensions"))
+    facts.append(("Reconstruction error", f"{e.reconstruction_error:.4g}", "root mean square"))
+    if e.unreliable > 0:
+        facts.append(("Unreliable log p(x)", f"{e.unreliable:.1%}", "of the data: their Pareto k is too high"))
     return [*facts, ("Active units", f"{e.active_units} of {e.latent_dim}", "latent units in use")]
 
 

@@ -3,7 +3,7 @@ export, and a line in the tests' registry."""
 
 from qphi.solvers.base import AbstractNoisySolver, AbstractSolver, Problem, StepInfo
 from qphi.solvers.exact import AbstractExactSolver, AbstractGaussianSolver
-from qphi.solvers.gradient import StochasticGradient
+from qphi.solvers.gradient import Cosine, StochasticGradient
 from qphi.solvers.laplace import Laplace
 from qphi.solvers.match import BatchAndMatch
 from qphi.solvers.mean_field import MeanField
@@ -16,6 +16,7 @@ __all__ = [
     "AbstractNoisySolver",
     "AbstractSolver",
     "BatchAndMatch",
+    "Cosine",
     "Laplace",
     "MeanField",
     "Newton",

@@ -1,0 +1,218 @@
+"""Log likelihood of the MNIST test set, row by row the models of the literature, from 5,000 importance samples an
+image.
+
+static: one fixed binarisation (seed 0; the literature's fixed set is another draw of the same grey levels).
+    vae        784-400-40 relu, Adam 2e-3.                                                   bar 89.8
+    vamp       gated 784-300-300-40, VampPrior of 500 pseudo-inputs, Adam 5e-4, batch 100, KL warm-up over 100
+               epochs, patience 50, at most 2,000 epochs (Tomczak & Welling 2018).           bar 85.6
+dynamic: pixels are drawn anew at each visit; held-out and test images once (seed 0).
+    vae-dyn    784-200-200-50 tanh, batch 20, one draw (Burda et al. 2016).                  bar 86.8
+    iwae-dyn   the same with 50 particles, gradients doubly reparameterised.                 bar 84.8
+    best-dyn   gated 784-300-300-40, inverse autoregressive posterior, flow prior, KL warm-up. bar 82.4
+
+NLL in nats, lower is better. A tenth of the training images (seeded) is held out to know when to stop. The two rows
+of Burda et al. step by Adam 1e-3 that shrinks at plateaus; with --epochs N by that paper's eight stages, 1e-3 down to
+1e-4 over 3^i epochs, squeezed into N (3,280 there). --minutes is the budget of training for each row; --warm-up
+shortens the KL warm-up to match it. Test images are scored in the order of the file; --is-rows scores the first ones
+only.
+
+Writes benchmarks/results/mnist_log_likelihood.json: a row's figures with its held-out curve against seconds. Rows
+that are not run again stay in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from _image_vaes import GREY_LEVELS
+from _results import load, need_data, parser, print_table, read, results_file, save
+from qphi.autoencoders.build import Architecture, build
+from qphi.autoencoders.choices import start_vamp
+from qphi.autoencoders.evaluation import evaluate
+from qphi.autoencoders.training import Training, hold_out, plan
+from qphi.bounds import DReG
+from qphi.bounds.objective import AbstractObjective, Scores
+from qphi.solvers import StochasticGradient
+
+NAME = "mnist_log_likelihood"
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A model, how it is trained, and the figure to reach."""
+
+    bar: float
+    dynamic: bool
+    architecture: dict[str, Any]
+    training: dict[str, Any]
+    stages: bool = False  # of Burda et al.
+
+
+_GATED: dict[str, Any] = {"hidden": (300, 300), "activation": "gated", "latent_dim": 40}
+_TANH: dict[str, Any] = {"hidden": (200, 200), "activation": "tanh", "latent_dim": 50}
+ROWS: dict[str, Row] = {
+    "vae": Row(89.8, False, {"hidden": (400,), "latent_dim": 40}, {"learning_rate": 2e-3}),
+    "vamp": Row(
+        85.6,
+        False,
+        {**_GATED, "prior": "vamp", "components": 500},
+        {"learning_rate": 5e-4, "batch_size": 100, "warm_up_epochs": 100, "patience": 50},
+    ),
+    "vae-dyn": Row(86.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 20}, stages=True),
+    "iwae-dyn": Row(84.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 20, "bound": DReG(50)}, stages=True),
+    "best-dyn": Row(
+        82.4,
+        True,
+        {**_GATED, "prior": "flow", "posterior": "iaf"},
+        {"learning_rate": 1e-3, "batch_size": 100, "warm_up_epochs": 20},
+    ),
+}
+
+
+class Redrawn(AbstractObjective):
+    """Another objective of pixels drawn anew from their grey levels while training; scored as they are."""
+
+    inner: AbstractObjective
+    part_names = ("elbo", "log_likelihood", "kl")
+
+    def score(self, trainable: Any, batch: Any, key: Any, step: Any = None) -> Scores:
+        pixel_key, key = jax.random.split(key)
+        return self.inner.score(trainable, jax.random.bernoulli(pixel_key, batch).astype(batch.dtype), key, step)
+
+
+class Stages(eqx.Module):
+    """round(10^(1 - i/7), 1) / 10 for a share 3^i / 3280 of the steps, i = 0..7 (Burda et al. 2016, section 5)."""
+
+    steps: int
+
+    def __call__(self, step: Any) -> Any:
+        ends = np.cumsum([3**i for i in range(8)]) / 3280 * self.steps
+        rates = np.array([round(10 ** (1 - i / 7), 1) / 10 for i in range(8)])
+        return jnp.asarray(rates)[jnp.minimum(jnp.searchsorted(jnp.asarray(ends), step, side="right"), 7)]
+
+
+def main() -> None:
+    options = _options()
+    need_data()
+    grey = {name: load(name).x.reshape(-1, 784) / np.float32(GREY_LEVELS) for name in ("mnist", "mnist-test")}
+    generator = np.random.default_rng(SEED)
+    drawn = {name: (generator.random(x.shape) < x).astype(np.float32) for name, x in grey.items()}
+    if options.smoke:
+        options.minutes, options.particles, options.is_rows, options.warm_up = 0.2, 64, 64, 1.0
+        grey, drawn = ({name: x[:4000] for name, x in images.items()} for images in (grey, drawn))
+    path = results_file(NAME, options.smoke)
+    results = read(path)["rows"] if path.is_file() and not options.smoke else {}
+    for name in options.rows:
+        train = (grey if ROWS[name].dynamic else drawn)["mnist"]
+        results[name] = _run(name, train, drawn["mnist"], drawn["mnist-test"], options)
+        save(path, {"rows": results, "seed": SEED})
+    _print(results)
+
+
+def _options() -> argparse.Namespace:
+    options = parser(__doc__)
+    options.add_argument(
+        "--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW", help=", ".join(ROWS)
+    )
+    options.add_argument("--minutes", type=float, default=30.0, help="of training, for each row")
+    options.add_argument("--epochs", type=float, help="for the rows of Burda et al.: their stages in so many epochs")
+    options.add_argument("--warm-up", type=float, help="epochs of KL warm-up, where a row has one")
+    options.add_argument("--particles", type=int, default=5000, help="importance samples an image")
+    options.add_argument("--is-rows", type=int, default=10_000, help="first test images to score")
+    return options.parse_args()
+
+
+def _run(
+    name: str, train: np.ndarray, drawn: np.ndarray, test: np.ndarray, options: argparse.Namespace
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    training = _training(name, train, drawn, options)
+    budget = options.epochs if ROWS[name].stages and options.epochs else 2000
+    result = training.drive(
+        training.start(), max_epochs=budget, max_time=60 * options.minutes - (time.perf_counter() - began)
+    )
+    trained = time.perf_counter() - began
+    found = evaluate(training.whole(result.answer), test[: options.is_rows], particles=options.particles, whole=True)
+    history, epoch = result.history, training.steps_per_epoch
+    return {
+        "bar": ROWS[name].bar,
+        "nll": -found.log_evidence.value,
+        "nll_error": found.log_evidence.standard_error,
+        "elbo": found.elbo.value,
+        "kl": found.kl.value,
+        "active_units": found.active_units,
+        "n": found.n,
+        "particles": found.particles,
+        "epochs": history["step"][-1] / epoch,
+        "seconds": trained,
+        "scoring_seconds": time.perf_counter() - began - trained,
+        "status": result.status.name,
+        "curve": {
+            "seconds": history["seconds"],
+            "epoch": [step / epoch for step in history["step"]],
+            "held_out_elbo": history["held_out_elbo"],
+            "best": history["best"],
+        },
+    }
+
+
+def _training(name: str, train: np.ndarray, drawn: np.ndarray, options: argparse.Namespace) -> Training:
+    row = ROWS[name]
+    model_key, split_key, run_key = jax.random.split(jax.random.key(SEED, impl="threefry2x32"), 3)
+    architecture = Architecture(shape=(784,), likelihood="bernoulli", network="mlp", **row.architecture)
+    rows, held_out = hold_out(len(train), split_key)
+    model = start_vamp(eqx.filter_jit(build)(architecture, model_key), drawn[rows], run_key)
+    given = dict(row.training)
+    if options.warm_up is not None and "warm_up_epochs" in given:
+        given["warm_up_epochs"] = options.warm_up
+    if row.stages and options.epochs:
+        per_epoch = max(1, len(rows) // given["batch_size"])
+        given["solver"] = StochasticGradient(
+            learning_rate=1e-3,
+            batch_size=given["batch_size"],
+            average_over=1000,
+            refinements=0,
+            schedule=Stages(round(options.epochs * per_epoch)),
+        )
+        given["patience"] = 1_000_000_000
+    training = plan(model, train[rows], drawn[held_out], run_key, **given)
+    if row.dynamic:
+        problem = dataclasses.replace(training.problem, objective=Redrawn(training.problem.objective))
+        training = dataclasses.replace(training, problem=problem)
+    return training
+
+
+def _print(results: dict[str, Any]) -> None:
+    header = ["", "NLL", "±", "bar", "ELBO", "active", "epochs", "minutes", "status"]
+    print_table(
+        header,
+        [
+            [
+                name,
+                f"{row['nll']:.2f}",
+                f"{row['nll_error']:.2f}",
+                f"{row['bar']:.1f}",
+                f"{row['elbo']:.2f}",
+                str(row["active_units"]),
+                f"{row['epochs']:.0f}",
+                f"{row['seconds'] / 60:.1f}",
+                row["status"],
+            ]
+            for name, row in results.items()
+        ],
+    )
+    one = next(iter(results.values()))
+    print(f"{one['particles']} importance samples of {one['n']} test images, nats; lower is better")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,6 +27,7 @@ many
 auto posterior
 loop
 autoencoders minibatch
+tables
 estimators
 inference
 calibration report

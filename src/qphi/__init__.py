@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import TableVAE as TableVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
     from qphi.families import CouplingFlow as CouplingFlow
     from qphi.families import DiagonalGaussian as DiagonalGaussian
@@ -64,6 +65,7 @@ _HOMES = {
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",
     "StudentT": "qphi.families",
+    "TableVAE": "qphi.estimators",
     "Trained": "qphi.inference",
     "Trust": "qphi.verdict",
     "UnreliableError": "qphi.verdict",

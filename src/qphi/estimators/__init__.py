@@ -1,5 +1,6 @@
 """scikit-learn classes over the engine."""
 
+from qphi.estimators.table_vae import TableVAE
 from qphi.estimators.vae import VAE
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "TableVAE"]

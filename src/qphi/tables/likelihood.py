@@ -1,0 +1,94 @@
+"""p(observed cells | z): Gaussian normal scores for numbers, a softmax for categories; missing cells left out."""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from qphi.autoencoders.likelihoods import AbstractLikelihood
+from qphi.tables.rows import Shape, is_seen
+
+__all__ = ["TableLikelihood", "log_interval"]
+
+MIN_LOG_SCALE = -4.6  # 1 % of a normal score: columns that others determine have an unbounded density otherwise
+MOST_SHIFT = 2.0  # how far, in logs, a row's scale may be from its column's
+
+
+def log_interval(low: Float[Array, "*shape"], high: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(Phi(high) - Phi(low)) for low < high, without cancellation in either tail."""
+    # mirrored so that the interval lies below zero or around it: there log Phi is exact to the last digits
+    flip = low + high > 0
+    low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
+    top, bottom = log_ndtr(high), log_ndtr(low)
+    gap = jnp.maximum(top - bottom, 1e-6)
+    return top + jnp.log(-jnp.expm1(-gap))
+
+
+class TableLikelihood(AbstractLikelihood):
+    """log p(x_obs | z), each column by its kind, summed over the observed cells only.
+
+    `outputs` hold a mean and a shift of the log scale for every numeric column, then logits for every level. A number is
+    u ~ N(mean, scale^2) on the scale of normal scores; a value with probability of its own has that of its interval,
+    Phi((high - mean) / scale) - Phi((low - mean) / scale): an ordered probit for ordinals and counts, a point mass for
+    the zeros of a zero-inflated column. Each column has a scale of its own, learned, so no column dominates; log scales
+    are `rate * raw`, see `autoencoders.Gaussian`.
+    """
+
+    raw_log_scale: Float[Array, " numeric"]
+    shape: Shape
+    rate: float = eqx.field(static=True)
+
+    def __init__(self, shape: Shape, scale: Float[Array, " numeric"], rate: float = 3.0):
+        self.shape = shape
+        self.rate = rate
+        self.raw_log_scale = jnp.log(jnp.asarray(scale, float)) / rate
+
+    def numbers(self, outputs: Float[Array, " outputs"]) -> tuple[Float[Array, " numeric"], Float[Array, " numeric"]]:
+        """Mean and scale of every numeric column's normal score."""
+        count = self.shape.numeric
+        shift = MOST_SHIFT * jnp.tanh(outputs[count : 2 * count] / MOST_SHIFT)
+        log_scale = self.rate * self.raw_log_scale + shift
+        return outputs[:count], jnp.exp(MIN_LOG_SCALE + jax.nn.softplus(log_scale - MIN_LOG_SCALE))
+
+    def log_levels(self, outputs: Float[Array, " outputs"]) -> Float[Array, "categorical most"]:
+        """log p of every level of every categorical column; -inf where a column has no such level."""
+        place, exists = self.shape.padded
+        logits = outputs[2 * self.shape.numeric :]
+        padded = jnp.where(exists, logits[place], -1e30) if self.shape.levels else jnp.zeros((0, 1))
+        return jnp.where(exists, jax.nn.log_softmax(padded), -jnp.inf)
+
+    def cells(self, outputs: Float[Array, " outputs"], x: Float[Array, "columns 3"]) -> Float[Array, " columns"]:
+        """log p of each observed cell given z, nats on the scale of normal scores; 0 for a missing one."""
+        seen, count = is_seen(x), self.shape.numeric
+        mean, scale = self.numbers(outputs)
+        ends = jnp.where(seen[:count, None], x[:count, :2], jnp.array([-1.0, 1.0]))
+        low, high = (ends[:, 0] - mean) / scale, (ends[:, 1] - mean) / scale
+        point = ends[:, 0] == ends[:, 1]
+        density = -0.5 * low**2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
+        inside = log_interval(jnp.where(point, -1.0, low), jnp.where(point, 1.0, high))
+        levels = jnp.where(seen[count:], x[count:, 0], 0).astype(int)
+        log_levels = jnp.take_along_axis(self.log_levels(outputs), levels[:, None], axis=1)[:, 0]
+        return jnp.where(seen, jnp.concatenate([jnp.where(point, density, inside), log_levels]), 0.0)
+
+    def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
+        return jnp.sum(self.cells(outputs, x))
+
+    def mean(self, outputs: Array) -> Array:
+        levels = jnp.argmax(self.log_levels(outputs), axis=1)
+        return _as_row(self.numbers(outputs)[0], levels)
+
+    def sample(self, key: PRNGKeyArray, outputs: Array) -> Array:
+        number_key, level_key = jax.random.split(key)
+        mean, scale = self.numbers(outputs)
+        drawn = mean + scale * jax.random.normal(number_key, mean.shape)
+        return _as_row(drawn, jax.random.categorical(level_key, self.log_levels(outputs), axis=1))
+
+
+def _as_row(numbers: Float[Array, " numeric"], levels: Array) -> Float[Array, "columns 3"]:
+    values = jnp.concatenate([numbers, levels.astype(numbers.dtype)])
+    return jnp.stack([values] * 3, axis=1)

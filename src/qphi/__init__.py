@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import AnomalyDetector as AnomalyDetector
+    from qphi.estimators import Imputer as Imputer
     from qphi.estimators import TableVAE as TableVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
     from qphi.families import CouplingFlow as CouplingFlow
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnomalyDetector": "qphi.estimators",
     "AutoregressiveFlow": "qphi.families",
     "CouplingFlow": "qphi.families",
     "ELBO": "qphi.bounds",
@@ -55,6 +58,7 @@ _HOMES = {
     "DrivenGaussian": "qphi.families",
     "FullRankGaussian": "qphi.families",
     "GaussianMixture": "qphi.families",
+    "Imputer": "qphi.estimators",
     "InputError": "qphi.errors",
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",

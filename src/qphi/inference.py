@@ -43,6 +43,7 @@ from qphi.noise import checked_key, fixed_draws
 from qphi.posterior import Posterior, posterior_from
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
+from qphi.serialise import read_json
 from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, Problem, StochasticGradient
 from qphi.solvers.exact import MOST_DENSE, Gaussian, Spiked
 from qphi.status import Status
@@ -189,7 +190,7 @@ def fit(
 
 
 def load(path: str | Path) -> Any:
-    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE` or a `Posterior`.
+    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE`, a `TableVAE` or a `Posterior`.
 
     A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for a folder
     that is not there or not qphi's, and for damaged files.
@@ -198,9 +199,10 @@ def load(path: str | Path) -> Any:
         raise InputError(f"There is no folder {path}. Give one that `save`, `qphi fit` or `qphi infer` left.")
     if (Path(path) / RECORD).is_file():
         return load_posterior(Path(path))
-    from qphi.estimators import VAE
+    from qphi.estimators import VAE, TableVAE
 
-    return VAE.load(path)
+    is_table = read_json(Path(path) / "model.json").get("kind") == "table"
+    return TableVAE.load(path) if is_table else VAE.load(path)
 
 
 def _fit_posterior(

@@ -21,7 +21,7 @@ __all__ = ["Encoded", "TableCodec", "fit_codec"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """x: what the model sees, gaps NaN. log_slope: log du/dx of each cell, which moves its log density to data units."""
+    """x: what the model sees, gaps NaN. log_slope: log du/dx of each cell: moves log p to data units."""
 
     x: Float[np.ndarray, "rows columns 3"]
     log_slope: Float[np.ndarray, "rows columns"]
@@ -54,6 +54,11 @@ class TableCodec:
         return tuple(min(len(c.levels), MOST_LEVELS) for c in self.categorical)
 
     @property
+    def intervals(self) -> tuple[int, ...]:
+        """Which numeric columns have values with probability of their own, by number."""
+        return tuple(j for j, s in enumerate(self.scores) if s.step or s.atoms)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns that the model sees, in its order."""
         return tuple(c.name for c in self.schema.modelled)
@@ -82,7 +87,7 @@ class TableCodec:
     def inverse_transform(
         self, u: Float[np.ndarray, "rows columns"], *, rng: np.random.Generator | None = None, like: Table | None = None
     ) -> Table:
-        """The table of normal scores and level numbers u (NaN: gaps), with the columns, types, ranges and levels of the fit.
+        """The table of normal scores and level numbers u (NaN: gaps), with the fit's columns, types, ranges and levels.
 
         Columns that were left out are gaps (ids and text) or their one value (constants). `rng` draws among pooled
         levels; without it the most frequent of them is taken.
@@ -276,7 +281,9 @@ def _level_values(column: Column, codes: np.ndarray) -> np.ndarray:
 def _filled(column: Column, rows: int) -> np.ndarray:
     value = column.value
     if value is None or column.kind != "constant":
-        return np.full(rows, np.nan) if column.dtype.startswith(("int", "uint", "float")) else np.full(rows, None, object)
+        return (
+            np.full(rows, np.nan) if column.dtype.startswith(("int", "uint", "float")) else np.full(rows, None, object)
+        )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         whole = column.dtype.startswith("datetime") or column.dtype.lower().startswith(("date", "timestamp"))
         return np.full(rows, int(value)).astype("datetime64[ns]") if whole else np.full(rows, float(value))

@@ -19,8 +19,8 @@ CONTAINERS = ("pandas", "polars", "pyarrow", "numpy", "dict", "csv")
 class Table:
     """Columns by name, each a NumPy array: float64 (gaps NaN), datetime64[ns] (gaps NaT) or objects (gaps None).
 
-    `container` is what the table came in; `dtypes` the names of the columns' own types there, to give back; `levels` the
-    declared levels of ordered or unordered category types, with whether they are ordered. `index` is a frame's own.
+    `container` is what the table came in; `dtypes` the names of the columns' own types there, to give back; `levels`
+    the declared levels of category types, with whether they are ordered. `index` is a frame's own.
     """
 
     columns: dict[str, np.ndarray]
@@ -76,7 +76,7 @@ def to_container(table: Table) -> Any:
         return {"pandas": _to_pandas, "polars": _to_polars, "pyarrow": _to_arrow}[table.container](table)
     except ImportError:
         raise InputError(
-            f"this model was fitted to a {table.container} table, but {table.container} is not installed here. Install it."
+            f"this model was fitted to a {table.container} table, but {table.container} is not installed. Install it."
         ) from None
 
 
@@ -237,4 +237,3 @@ def _to_lists(table: Table) -> dict[str, list]:
         else:
             made[key] = values.tolist()
     return made
-

@@ -118,7 +118,10 @@ def find_schema(table: Table, kinds: Mapping[str, str] | str | Path | None = Non
     columns = []
     for name, cells in table.columns.items():
         dtype = table.dtypes.get(name, table.dtypes.get("x", ""))
-        columns.append(_column(name, cells, dtype, wanted.get(name), table.levels.get(name)))
+        column = _column(name, cells, dtype, wanted.get(name), table.levels.get(name))
+        if column.kind == "id" and name not in wanted and table.container == "numpy":
+            column = _column(name, cells, dtype, "real", None)  # an array's columns are there to be modelled
+        columns.append(column)
     return Schema(tuple(columns), table.container, table.rows, dict(table.levels))
 
 
@@ -155,13 +158,15 @@ def _column(name: str, cells: np.ndarray, dtype: str, kind: str | None, declared
         numbers = seen
         if not np.isfinite(numbers).all():
             raise InputError(
-                f"column {name!r} has infinity in row {int(np.flatnonzero(np.isinf(cells))[0])}. Make it a gap or a number."
+                f"column {name!r} has infinity in row {int(np.flatnonzero(np.isinf(cells))[0])}. Make it a gap."
             )
         kind = kind or _kind_of_numbers(numbers, different)
         made = dataclasses.replace(made, kind=kind)
         if kind in ("binary", "categorical", "ordinal"):
             order = different if kind != "categorical" else _by_frequency(seen, different)
-            return dataclasses.replace(made, levels=tuple(_plain(v) for v in order), low=min(different), high=max(different))
+            return dataclasses.replace(
+                made, levels=tuple(_plain(v) for v in order), low=min(different), high=max(different)
+            )
         if kind == "count" and not (numbers == np.round(numbers)).all():
             row = int(np.flatnonzero(numbers != np.round(numbers))[0])
             raise InputError(f"column {name!r} cannot be a count: {numbers[row]:g} is no whole number. Use kind real.")
@@ -175,7 +180,9 @@ def _column(name: str, cells: np.ndarray, dtype: str, kind: str | None, declared
 
 def _of_labels(made: Column, seen: np.ndarray, different: list, kind: str | None, declared: Any) -> Column:
     if kind in ("real", "positive", "bounded", "count", "date"):
-        raise InputError(f"column {made.name!r} cannot be {kind}: it has text such as {different[0]!r}. Use categorical.")
+        raise InputError(
+            f"column {made.name!r} cannot be {kind}: it has text such as {different[0]!r}. Use categorical."
+        )
     ordered = declared is not None and declared[1]
     if kind is None:
         if len(different) == 2:

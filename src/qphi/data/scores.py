@@ -36,9 +36,7 @@ class NormalScores:
     step: float
     log: bool
 
-    def encode(
-        self, x: Float[np.ndarray, " rows"]
-    ) -> tuple[Float[np.ndarray, "rows 3"], Float[np.ndarray, " rows"]]:
+    def encode(self, x: Float[np.ndarray, " rows"]) -> tuple[Float[np.ndarray, "rows 3"], Float[np.ndarray, " rows"]]:
         """Low end, high end and mean of each value's interval of scores, and log dT/dx where it is a point (else 0)."""
         if self.step:
             low, high = self._score(x - self.step / 2)[0], self._score(x + self.step / 2)[0]
@@ -140,7 +138,9 @@ def fit_scores(
         places = np.log(np.maximum(places, values[values > 0].min() * 0.5))
     order = np.lexsort((scores, places))
     places, scores = _increasing(places[order], scores[order])
-    return NormalScores(tuple(places.tolist()), tuple(scores.tolist()), tuple(atoms.tolist()) if not step else (), step, log)
+    return NormalScores(
+        tuple(places.tolist()), tuple(scores.tolist()), tuple(atoms.tolist()) if not step else (), step, log
+    )
 
 
 def _increasing(places: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +150,7 @@ def _increasing(places: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _centre(low: np.ndarray, high: np.ndarray, inside: Bool[np.ndarray, " rows"]) -> np.ndarray:
-    """E[u | low < u < high] of a standard normal, (phi(low) - phi(high)) / (Phi(high) - Phi(low)); low where it is a point."""
+    """(phi(low) - phi(high)) / (Phi(high) - Phi(low)), the mean of a standard normal inside; a point is its own."""
     mass = np.where(inside, ndtr(high) - ndtr(low), 1.0)
     middle = (low + high) / 2
     mean = (np.exp(-0.5 * low**2) - np.exp(-0.5 * high**2)) / np.sqrt(2 * np.pi) / np.maximum(mass, 1e-12)

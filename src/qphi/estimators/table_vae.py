@@ -40,14 +40,14 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     Numbers are seen on the scale of normal scores, where a column is roughly N(0, 1) whatever its units or skew; values
     with probability of their own (zeros, bounds, whole numbers) are intervals there, categories a softmax. The model is
     p(z) p(x_obs | z) with gaps left out. It starts as a factor analysis, exact for every pattern of gaps, and networks
-    bend it as far as held-out rows agree (importance-weighted bound; Mattei & Frellsen 2019). p(z) is then refitted as a
-    mixture of Gaussians where that helps. log densities are nats in the units of the data; of values with probability
+    bend it as far as held-out rows agree (importance-weighted bound; Mattei & Frellsen 2019). p(z) is then refitted as
+    a mixture of Gaussians where that helps. log densities are nats in the units of the data; of values with probability
     of their own, log probabilities.
 
     Parameters
     ----------
     latent_dim : length of z; None follows the number of columns, between 10 and 16.
-    kinds : kinds of columns by name where the ones found are not right ('count', ...; see `qphi schema`), or a JSON file.
+    kinds : kinds of columns by name where those found are not right ('count', ...), or a JSON file (`qphi schema`).
     hidden : widths of the layers that bend the factor analysis.
     particles : draws for each row's bound while training; None follows the number of rows, 20 to 5.
     max_epochs, max_time : budgets in passes over the data and in seconds; None leaves the end to convergence.
@@ -128,7 +128,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _train(self, x: np.ndarray, weights: np.ndarray, watch: Callable[[Progress], None] | None) -> None:
         keys = jax.random.split(jax.random.key(self.seed_, impl="threefry2x32"), 3)
         train, held_out = hold_out(len(x), keys[0])
-        shape = Shape(len(self.codec_.numeric), self.codec_.level_counts)
+        shape = Shape(len(self.codec_.numeric), self.codec_.level_counts, self.codec_.intervals)
         architecture = choose(shape, self.latent_dim, tuple(int(w) for w in self.hidden))
         linear = linear_start(x[train], architecture, np.random.default_rng(self.seed_))
         training = plan_table(
@@ -199,40 +199,52 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def sample(
         self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None, random_state: int | None = None
     ) -> Any:
-        """New rows, like the table of the fit: z from p(z), cells from p(x|z); categories are drawn, never the likeliest.
+        """New rows, like the table of the fit: z from p(z), cells from p(x|z); categories are drawn as well.
 
         given: cells that are fixed, {"sex": "female"}; the others are drawn from p(x | given) by importance weighting,
         so a rare level costs no more than a common one. Without `random_state` the fit's own seed is used.
         """
-        count = positive_count("n_samples", n_samples)
+        return to_container(self.sample_table(n_samples, given=given, random_state=random_state))
+
+    def sample_table(
+        self, n_samples: int, *, given: Mapping[str, Any] | None = None, random_state: int | None = None
+    ) -> Table:
+        """`sample` as a `qphi.data.frames.Table`, whatever the container of the fit was."""
+        model, count = self._fitted(), positive_count("n_samples", n_samples)
         seed = self.seed_ if random_state is None else int(random_state)
-        model, rng = self._fitted(), np.random.default_rng(seed)
+        rng = np.random.default_rng(seed)
         if not given:
-            return to_container(self.codec_.inverse_transform(sample_rows(model, count, seed), rng=rng))
-        table = filling.one_row(self.codec_, given)
-        drawn = draw_given(model, self.codec_.transform(table).x, count, seed=seed, particles=max(4 * count, 1000))
+            return self.codec_.inverse_transform(sample_rows(model, count, seed), rng=rng)
+        row = filling.one_row(self.codec_, given)
+        drawn = draw_given(model, self.codec_.transform(row).x, count, seed=seed, particles=max(4 * count, 1000))
         made = self.codec_.inverse_transform(drawn[0], rng=rng)
         for name in given:
-            made.columns[name][:] = table.columns[name][0]
-        return to_container(made)
+            made.columns[name][:] = row.columns[name][0]
+        return made
 
-    def impute(
-        self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0
-    ) -> Any:
+    def impute(self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0) -> Any:
         """X with its gaps filled, in the container it came in; observed cells stay as they are.
 
         A gap gets E[x_mis | x_obs] for numbers (the median for whole numbers, ordinals and dates) and the likeliest
         level for categories, from `draws` importance-weighted draws. With `n_imputations=m` a list of m tables, each
         with one draw in each gap: for analyses that have to carry the uncertainty (Rubin 1987).
         """
+        tables = self.impute_tables(X, n_imputations=n_imputations, draws=draws, random_state=random_state)
+        whole = [filling.give_back(table, X) for table in tables]
+        return whole[0] if n_imputations is None else whole
+
+    def impute_tables(
+        self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0
+    ) -> list[Table]:
+        """`impute` as a list of `qphi.data.frames.Table`: one table, or as many as there are imputations."""
         table, encoded = self._seen(X)
-        count = None if n_imputations is None else positive_count("n_imputations", n_imputations)
-        u = draw_given(self._fitted(), encoded.x, count or positive_count("draws", draws), seed=random_state)
-        if count is None:
-            return filling.give_back(filling.filled(self.codec_, table, u), X)
-        return [
-            filling.give_back(filling.filled(self.codec_, table, u[:, k : k + 1]), X) for k in range(count)
-        ]
+        count = (
+            positive_count("draws", draws) if n_imputations is None else positive_count("n_imputations", n_imputations)
+        )
+        u = draw_given(self._fitted(), encoded.x, count, seed=random_state)
+        if n_imputations is None:
+            return [filling.filled(self.codec_, table, u)]
+        return [filling.filled(self.codec_, table, u[:, k : k + 1]) for k in range(count)]
 
     def impute_intervals(
         self, X: Any, *, coverage: float = 0.9, draws: int = 200
@@ -265,7 +277,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self._oddness(self._seen(X)[1])[0]
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
-        """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells), above typical."""
+        """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
         _, cells = self._oddness(self._seen(X)[1])
         order = np.argsort(-cells, axis=1, kind="stable")[:, :top]
         return [[(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(cells, order, strict=True)]

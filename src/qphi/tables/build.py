@@ -34,6 +34,7 @@ class TableArchitecture:
     levels: tuple[int, ...]
     latent_dim: int
     hidden: tuple[int, ...]
+    intervals: tuple[int, ...] = ()  # numeric columns that have values with probability of their own
     components: int = 0  # of the prior: 0 for N(0, I), otherwise a mixture of Gaussians
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class TableArchitecture:
     @property
     def shape(self) -> Shape:
         """The rows' shape."""
-        return Shape(self.numeric, self.levels)
+        return Shape(self.numeric, self.levels, self.intervals)
 
 
 def choose(shape: Shape, latent_dim: int | None, hidden: tuple[int, ...]) -> TableArchitecture:
@@ -60,7 +61,7 @@ def choose(shape: Shape, latent_dim: int | None, hidden: tuple[int, ...]) -> Tab
     if latent_dim is None:
         freedom = shape.numeric + sum(n - 1 for n in shape.levels)
         latent_dim = int(np.clip(freedom, FEWEST_LATENTS, MOST_FACTORS))
-    return TableArchitecture(shape.numeric, shape.levels, int(latent_dim), hidden)
+    return TableArchitecture(shape.numeric, shape.levels, int(latent_dim), hidden, shape.intervals)
 
 
 def linear_start(

@@ -80,11 +80,14 @@ def one_row(codec: TableCodec, given: Mapping[str, Any]) -> Table:
         column = codec.schema[name]
         if column.levels and value not in column.levels:
             raise InputError(
-                f"given {name}={value!r}: the fit saw no such level. Use one of {', '.join(map(repr, column.levels[:8]))}."
+                f"given {name}={value!r}: the fit saw no such level. Use one of "
+                f"{', '.join(map(repr, column.levels[:8]))}."
             )
         if column.kind in ("id", "text", "constant"):
             raise InputError(f"given {name}: the column is {column.kind} and not part of the model. Leave it out.")
-        columns[name] = as_cells(np.array([value], object) if column.kind != "date" else np.array([value], "datetime64"))
+        columns[name] = as_cells(
+            np.array([value], object) if column.kind != "date" else np.array([value], "datetime64")
+        )
     return Table(columns, codec.schema.container, {c.name: c.dtype for c in codec.schema.columns})
 
 

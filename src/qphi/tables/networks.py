@@ -18,7 +18,7 @@ __all__ = ["SkipDecoder", "TableEncoder"]
 
 
 class SkipDecoder(AbstractNetwork):
-    """z -> linear(z) + network(z), the network's last layer zero at the start: a linear model until data say otherwise."""
+    """z -> linear(z) + network(z), the network's last layer zero at the start: linear until data say otherwise."""
 
     weight: Float[Array, "outputs dim"]
     bias: Float[Array, " outputs"]
@@ -38,8 +38,8 @@ class TableEncoder(AbstractEncoder):
 
     P = I + sum_{j seen} w_j w_j' / psi_j,  m = P^-1 sum_{j seen} w_j (x_j - b_j) / psi_j,  F = chol(P)'^-1
 
-    is right for every pattern of gaps, with nothing to learn; d and s, networks of cells, mask and m that are zero at the
-    start, learn what the bent decoder adds. Categories take part as indicators of their levels.
+    is right for every pattern of gaps, with nothing to learn; d and s, networks of cells, mask and m that are zero at
+    the start, learn what the bent decoder adds. Categories take part as indicators of their levels.
     """
 
     weight: Float[Array, "indicators dim"]

@@ -1,8 +1,9 @@
 """What a row of a table is to the model: numbers as intervals of normal scores, categories as level numbers.
 
 A row is an array (columns, 3), numeric columns first. A number is an interval of normal scores (`data.scores`): its low
-end, its high end and the mean of a standard normal inside; the ends are equal where the column is continuous. A category
-is its level's number, three times. A missing cell is NaN, and stays so until the very place where it is left out.
+end, its high end and the mean of a standard normal inside; the ends are equal where the column is continuous. A
+category is its level's number, three times. A missing cell is NaN, and stays so until the place where it is left
+out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ __all__ = ["Shape", "is_seen", "pseudo_numbers"]
 
 
 class Shape(eqx.Module):
-    """How many numeric columns a row has, and how many levels each categorical column."""
+    """How many numeric columns a row has, which of them have intervals, and how many levels each category has."""
 
     numeric: int = eqx.field(static=True)
     levels: tuple[int, ...] = eqx.field(static=True)
+    intervals: tuple[int, ...] = eqx.field(static=True, default=())  # numbers of the columns that have any
 
     @property
     def columns(self) -> int:

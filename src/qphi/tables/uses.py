@@ -29,7 +29,9 @@ def _weighted(
 
 
 @eqx.filter_jit
-def _draw_block(model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, draws: int, particles: int):
+def _draw_block(
+    model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, draws: int, particles: int
+):
     keys, z, log_weights = _weighted(model, xs, seed, particles)
     # systematic resampling: one uniform number a row, its draws evenly spread over the weights
     ends = jnp.cumsum(jax.nn.softmax(log_weights, axis=0), axis=0)
@@ -69,11 +71,11 @@ def draw_given(
 
 @eqx.filter_jit
 def _score_block(model: LatentVariableModel, xs: Float[Array, "rows columns 3"], particles: int):
-    keys, z, log_weights = _weighted(model, xs, jnp.asarray(0), particles)
+    _, z, log_weights = _weighted(model, xs, jnp.asarray(0), particles)
     evidence = logsumexp(log_weights, axis=0) - jnp.log(particles)
     outputs = jax.vmap(model.decode)(z)
     cells = jax.vmap(jax.vmap(model.likelihood.cells), in_axes=(0, None))(outputs, xs)  # type: ignore[attr-defined]
-    # log p(x_j | the other cells) = -log E[1 / p(x_j | z)] over the posterior, a harmonic mean, hence the trimmed weights
+    # log p(x_j | the other cells) = -log E[1 / p(x_j | z)] over the posterior: a harmonic mean
     log_posterior = jax.nn.log_softmax(log_weights, axis=0)
     alone = -logsumexp(log_posterior[..., None] - jnp.maximum(cells, -40.0), axis=0)
     return evidence, alone
@@ -122,7 +124,7 @@ def _sample_block(model: LatentVariableModel, keys: Key[Array, " rows"]) -> Floa
 
 
 def sample_rows(model: LatentVariableModel, count: int, seed: int) -> Float[np.ndarray, "rows columns"]:
-    """Rows of normal scores and level numbers, z from p(z), cells from p(x|z); the i-th is the same whatever `count`."""
+    """Rows of normal scores and level numbers, z from p(z), x from p(x|z); the i-th is the same for every `count`."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), KEEP)
 
     def block(numbers):

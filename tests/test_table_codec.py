@@ -107,7 +107,9 @@ def test_an_atom_is_the_interval_that_its_share_says():
     assert norm.cdf(high) - norm.cdf(low) == pytest.approx(0.9, abs=2e-3)
     assert low < centre < high
     assert slope == 0
-    assert np.mean(fit_scores(x).decode(np.random.default_rng(2).normal(size=10_000)) == 0) == pytest.approx(0.9, abs=0.012)
+    assert np.mean(fit_scores(x).decode(np.random.default_rng(2).normal(size=10_000)) == 0) == pytest.approx(
+        0.9, abs=0.012
+    )
 
 
 def test_multiplying_a_column_changes_its_slope_only():
@@ -200,7 +202,12 @@ def test_pandas_comes_back_as_it_was():
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_polars_and_arrow_come_back_with_their_types(library):
     module = pytest.importorskip(library)
-    plain = {"n": [1, 2, None, 40], "s": ["a", "b", None, "a"], "x": [0.5, None, 2.5, 1.0], "b": [True, None, False, True]}
+    plain = {
+        "n": [1, 2, None, 40],
+        "s": ["a", "b", None, "a"],
+        "x": [0.5, None, 2.5, 1.0],
+        "b": [True, None, False, True],
+    }
     frame = module.DataFrame(plain) if library == "polars" else module.table(plain)
     table = read_table(frame)
     codec = fit_codec(table)

@@ -1,0 +1,59 @@
+"""Odd rows: ROC-AUC of `TableVAE.anomaly_score` on the ADBench tables, against isolation forest, Mahalanobis and 5-NN.
+
+Fit and scored on all rows, as ADBench does. QPHI_DATA names a folder with tables/adbench/*.npz.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from _results import need_data, parser, results_file, save
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+import qphi
+
+
+def scores(x: np.ndarray, seed: int, smoke: bool) -> dict[str, np.ndarray]:
+    """Every method's oddness of every row, higher is odder."""
+    varied = x[:, x.std(axis=0) > 0]
+    z = (varied - varied.mean(axis=0)) / varied.std(axis=0)
+    precision = np.linalg.inv(np.cov(z.T) + 1e-6 * np.eye(z.shape[1]))
+    model = qphi.TableVAE(random_state=seed, max_epochs=1 if smoke else None).fit(x)
+    return {
+        "isolation forest": -IsolationForest(random_state=seed).fit(z).score_samples(z),
+        "Mahalanobis": np.einsum("ni,ij,nj->n", z, precision, z),
+        "5-NN": NearestNeighbors(n_neighbors=6).fit(z).kneighbors(z)[0][:, 5],
+        "qphi": model.anomaly_score(x),
+    }
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--rows", type=int, default=10_000, help="of a table at most")
+    asked = made.parse_args()
+    need_data()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    files = sorted((Path(os.environ["QPHI_DATA"]) / "tables" / "adbench").glob("*.npz"))
+    rows = []
+    for path in files[:1] if asked.smoke else files:
+        file = np.load(path)
+        keep = np.sort(np.random.default_rng(0).permutation(len(file["X"]))[: asked.rows])
+        x, odd = file["X"][keep].astype(float), file["y"][keep]
+        for seed in range(asked.seeds):
+            found = {m: float(roc_auc_score(odd, s)) for m, s in scores(x, seed, asked.smoke).items()}
+            print(f"{path.stem}, seed {seed}: " + "  ".join(f"{m} {v:.3f}" for m, v in found.items()), flush=True)
+            rows.append({"table": path.stem, "seed": seed, "auc": found})
+    means = {m: float(np.mean([r["auc"][m] for r in rows])) for m in rows[0]["auc"]}
+    print("mean: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items()))
+    save(results_file("tables_anomalies", asked.smoke), {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

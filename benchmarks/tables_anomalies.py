@@ -10,13 +10,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _results import need_data, parser, results_file, save
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import qphi
+from _results import need_data, parser, results_file, save
 
 
 def scores(x: np.ndarray, seed: int, smoke: bool) -> dict[str, np.ndarray]:

@@ -14,12 +14,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _results import parser, results_file, save
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+
+from _results import parser, results_file, save
 
 
 def tables(smoke: bool) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """Synthetic rows of Adult and German credit: fidelity, use for learning, detectability, privacy and seconds.
 
-Quality is the mean of column shapes and pair trends as SDMetrics defines them. Use: ROC-AUC, on real test rows, of boosted
-trees trained on synthetic rows, beside the same trained on real rows. QPHI_DATA names a folder with tables/.
+Quality is the mean of column shapes and pair trends as SDMetrics defines them. Use: ROC-AUC, on real test rows, of
+boosted trees trained on synthetic rows, beside the same trained on real rows. QPHI_DATA names a folder with tables/.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _results import need_data, parser, results_file, save
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 
 import qphi
+from _results import need_data, parser, results_file, save
 from qphi.data.frames import Table
 from qphi.data.table_files import read_table_file
 from qphi.tables.synthetic import fidelity

@@ -59,6 +59,12 @@ class TableCodec:
         return tuple(j for j, s in enumerate(self.scores) if s.step or s.atoms)
 
     @property
+    def typical_slope(self) -> Float[np.ndarray, " columns"]:
+        """log du/dx at the median of each continuous column; 0 for the others."""
+        slopes = [float(s.encode(s.decode(np.full(1, 0.01)))[1][0]) for s in self.scores]
+        return np.array([*slopes, *(0.0 for _ in self.shares)])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns that the model sees, in its order."""
         return tuple(c.name for c in self.schema.modelled)

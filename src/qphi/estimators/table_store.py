@@ -38,7 +38,6 @@ def write_table_model(folder: Path, model: TableVAE) -> None:
             "architecture": model.architecture_.to_json(),
             "codec": model.codec_.to_json(),
             "names": [str(name) for name in getattr(model, "feature_names_in_", [])],
-            "typical": model.typical_.tolist(),
             "seed": model.seed_,
             "status": model.status_.name,
             "status_text": model.status_text_,
@@ -64,7 +63,6 @@ def read_table_model(folder: Path, cls: type[TableVAE]) -> TableVAE:
         model.seed_, model.status_ = values["seed"], Status[values["status"]]
         model.status_text_, model.seconds_ = values["status_text"], values["seconds"]
         model.n_iter_, model.history_ = values["n_iter"], values["history"]
-        model.typical_ = np.asarray(values["typical"])
         model.n_features_in_ = len(model.schema_.columns)
         if values["names"]:
             model.feature_names_in_ = np.array(values["names"], object)

@@ -56,7 +56,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     Attributes
     ----------
     schema_ : what was found of the columns; print it. codec_ : from tables to what the model sees, and back.
-    status_, status_text_, history_, n_iter_, seconds_, seed_, model_ : as of `VAE`. components_ : of the prior.
+    status_, status_text_, n_iter_, seconds_, seed_, model_ : as of `VAE`. history_ : dict of lists, one entry a check;
+        nats per row on the scale of normal scores. architecture_ : sizes, `components` of the prior among them.
 
     Examples
     --------
@@ -110,15 +111,14 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             raise InputError("X has 1 row (n_samples = 1): a model of rows needs at least 2. Give more rows.")
         weights = _weights(sample_weight, table.rows)
         codec = fit_codec(table, self.kinds)
-        encoded = codec.transform(table)
+        x = codec.transform(table).x
         vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
         self.codec_, self.schema_, self.seed_ = codec, codec.schema, seed_of(self.random_state)
         self.feature_names_in_ = np.array(list(table.columns), object)
         if table.container == "numpy":
             del self.feature_names_in_
         self.n_features_in_ = len(table.columns)
-        self._train(encoded.x, weights, watch)
-        self._keep_share(encoded, weights)
+        self._train(x, weights, watch)
         if run_dir is not None:
             table_store.write_table_model(Path(run_dir), self)
         if not self.status_.succeeded:
@@ -147,11 +147,6 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.seconds_, self.n_iter_ = result.seconds, int(result.run.step)
         self.history_ = {name: [float(v) for v in values] for name, values in result.history.items()}
         self._n_features_out = architecture.latent_dim
-
-    def _keep_share(self, encoded: Encoded, weights: np.ndarray) -> None:
-        """The scores of (some of) the training rows: what an anomaly's share is a share of."""
-        rows = np.linspace(0, len(encoded.x) - 1, min(len(encoded.x), 1000)).round().astype(int)
-        self.typical_ = np.sort(self._oddness(Encoded(encoded.x[rows], encoded.log_slope[rows]))[0])
 
     def _check_parameters(self) -> None:
         for name in ("latent_dim", "particles"):
@@ -273,7 +268,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return float(np.mean(self.score_samples(X)))
 
     def anomaly_score(self, X: Any) -> Float[np.ndarray, " rows"]:
-        """How odd each row is, nats above what is typical: higher is odder. Deterministic."""
+        """How odd each row is: -log p(x_obs), nats, in units that do not depend on the columns'. Deterministic."""
         return self._oddness(self._seen(X)[1])[0]
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
@@ -283,7 +278,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return [[(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(cells, order, strict=True)]
 
     def _oddness(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-        return anomalies.oddness(self._fitted(), encoded, PARTICLES)
+        return anomalies.oddness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
 
     # ---------------------------------------------------------------- keeping
 

@@ -39,7 +39,7 @@ def factor_analysis(
     """Maximum a posteriori factor analysis of standardised columns from their observed cells (not NaN).
 
     Each factor's weights have a prior precision of their own, the inverse of their mean square (automatic relevance
-    determination) but at most 20, so that factors which the data do not need stay small. Gaps are handled exactly: every
+    determination), at most 20, so that factors that the data do not need stay small. Gaps are handled exactly: every
     row has the posterior of its own observed cells. Sources: Ghahramani & Hinton (1996) for EM; Bishop (1999) for the
     prior.
     """

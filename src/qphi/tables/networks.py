@@ -75,7 +75,7 @@ class TableEncoder(AbstractEncoder):
         bent = self.network.batch(jnp.concatenate([centred, mask, mean], axis=1))
         shift, log_stretch = bent[:, :dim], 2.0 * jnp.tanh(bent[:, dim:] / 2.0)
         mean = mean + jnp.einsum("nij,nj->ni", factor, shift)
-        return Batch(FactorGaussian(mean, factor * jnp.exp(log_stretch)[:, None, :]))
+        return Batch(jax.vmap(FactorGaussian)(mean, factor * jnp.exp(log_stretch)[:, None, :]))
 
 
 def _silent(network: MLP) -> MLP:

@@ -117,7 +117,7 @@ def test_mixed_cells_are_the_log_probabilities_of_their_kinds():
         0.0,  # a gap
     ]
     np.testing.assert_allclose(likelihood.cells(outputs, x), expected, rtol=1e-5)
-    np.testing.assert_allclose(scale, [0.5, 1.0], rtol=0.03)  # a soft floor at 1 %
+    np.testing.assert_allclose(scale, [0.5, 1.0], rtol=1e-5)
 
 
 def test_levels_are_sampled_with_their_probabilities():

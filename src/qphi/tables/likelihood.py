@@ -17,6 +17,7 @@ from qphi.tables.rows import Shape, is_seen
 __all__ = ["TableLikelihood", "log_interval"]
 
 MIN_LOG_SCALE = -4.6  # 1 % of a normal score: columns that others determine have an unbounded density otherwise
+LEAST_ABOVE = 0.1  # how far, in logs, a scale starts above the floor at least
 MOST_SHIFT = 2.0  # how far, in logs, a row's scale may be from its column's
 
 
@@ -47,7 +48,9 @@ class TableLikelihood(AbstractLikelihood):
     def __init__(self, shape: Shape, scale: Float[Array, " numeric"], rate: float = 3.0):
         self.shape = shape
         self.rate = rate
-        self.raw_log_scale = jnp.log(jnp.asarray(scale, float)) / rate
+        above = jnp.maximum(jnp.log(jnp.asarray(scale, float)) - MIN_LOG_SCALE, LEAST_ABOVE)
+        # the inverse of the soft floor, so that the scale starts where it is asked to
+        self.raw_log_scale = (MIN_LOG_SCALE + above + jnp.log(-jnp.expm1(-above))) / rate
 
     def numbers(self, outputs: Float[Array, " outputs"]) -> tuple[Float[Array, " numeric"], Float[Array, " numeric"]]:
         """Mean and scale of every numeric column's normal score."""

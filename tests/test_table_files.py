@@ -71,9 +71,15 @@ def test_a_wrong_cell_is_named_by_column_and_line(tmp_path):
 
 def test_nothing_half_written_is_left(tmp_path):
     (tmp_path / "a.csv").write_text(TEXT)
-    with pytest.raises(RuntimeError, match="half way"), table_writer(tmp_path / "b.csv") as write:
-        write(read_table_file(tmp_path / "a.csv"))
-        raise RuntimeError("half way")
+    table = read_table_file(tmp_path / "a.csv")
+
+    def interrupted() -> None:
+        with table_writer(tmp_path / "b.csv") as write:
+            write(table)
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        interrupted()
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 

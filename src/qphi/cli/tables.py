@@ -99,7 +99,8 @@ def fit_table(source: str, folder: Path, arguments: dict[str, Any], kinds: dict[
 
     table = read_table_file(source)
     prepare()
-    model = qphi.TableVAE(**{"random_state": 0} | arguments, kinds=kinds or None)
+    given: dict[str, Any] = {"random_state": 0} | arguments
+    model = qphi.TableVAE(**given, kinds=kinds or None)
     with run_folder(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the summary says it, with what to do
         with FitDisplay(Path(source).name, model.max_epochs) as display:

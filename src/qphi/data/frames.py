@@ -177,7 +177,7 @@ def _check_names(names: list[str], name: str) -> None:
 
 
 def _to_pandas(table: Table) -> Any:
-    import pandas
+    import pandas  # pyright: ignore[reportMissingImports]
 
     frame = {}
     for key, values in table.columns.items():
@@ -195,7 +195,7 @@ def _to_pandas(table: Table) -> Any:
 
 
 def _to_polars(table: Table) -> Any:
-    import polars
+    import polars  # pyright: ignore[reportMissingImports]
 
     arrow = _to_lists(table)
     made = []
@@ -210,7 +210,7 @@ def _to_polars(table: Table) -> Any:
 
 
 def _to_arrow(table: Table) -> Any:
-    import pyarrow
+    import pyarrow  # pyright: ignore[reportMissingImports]
 
     arrays = {}
     for key, values in _to_lists(table).items():

@@ -97,7 +97,8 @@ class NormalScores:
     @staticmethod
     def from_json(values: dict[str, Any]) -> NormalScores:
         """The inverse of `to_json`."""
-        return NormalScores(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return NormalScores(**fields)
 
 
 def fit_scores(

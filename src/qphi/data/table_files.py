@@ -49,7 +49,7 @@ def table_pieces(path: str | Path, schema: Schema, rows: int = ROWS) -> Iterator
     if path.suffix.lower() == ".parquet":
         with _parquet(path) as file:
             for batch in file.iter_batches(rows):
-                import pyarrow
+                import pyarrow  # pyright: ignore[reportMissingImports]
 
                 yield read_table(pyarrow.Table.from_batches([batch]), str(path))
         return
@@ -63,7 +63,7 @@ def table_writer(path: str | Path) -> Iterator[Callable[[Table], None]]:
     path = Path(path)
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            import pyarrow.parquet
+            import pyarrow.parquet  # pyright: ignore[reportMissingImports]
 
             made: list[Any] = []
 
@@ -103,8 +103,8 @@ def _existing(path: str | Path) -> Path:
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow. Or give a .csv file.") from None
     try:

@@ -44,7 +44,8 @@ class TableArchitecture:
     @staticmethod
     def from_json(values: dict[str, Any]) -> TableArchitecture:
         """The inverse of `to_json`."""
-        return TableArchitecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return TableArchitecture(**fields)
 
     def with_components(self, components: int) -> TableArchitecture:
         """The same with another prior."""

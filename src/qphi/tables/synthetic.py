@@ -142,7 +142,7 @@ def _detection(a: np.ndarray, b: np.ndarray, numeric: list[bool], seed: int) -> 
     x = np.concatenate([a[rng.permutation(len(a))[:count]], b[rng.permutation(len(b))[:count]]])
     y = np.repeat([0, 1], count)
     trees = HistGradientBoostingClassifier(max_iter=60, random_state=seed)
-    found = cross_val_predict(trees, x, y, cv=3, method="predict_proba")[:, 1]
+    found = np.asarray(cross_val_predict(trees, x, y, cv=3, method="predict_proba"))[:, 1]
     return float(roc_auc_score(y, found))
 
 

@@ -12,9 +12,6 @@ from sklearn.utils.estimator_checks import check_estimator
 import qphi
 from qphi import AnomalyDetector, Imputer, InputError, TableVAE
 
-# Opt-in until `draw_given` on a mixed table is known not to stall: one run waited inside XLA for ever (docs/tables.md)
-pytestmark = pytest.mark.slow
-
 ROWS = 300
 QUICK = {"hidden": (8,), "max_epochs": 4, "random_state": 0}
 

@@ -12,10 +12,10 @@ from jaxtyping import Float, PRNGKeyArray
 
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.families import StandardNormal
-from qphi.families.mixture import GaussianMixture
 from qphi.tables.likelihood import TableLikelihood
 from qphi.tables.linear import FactorAnalysis, factor_analysis
 from qphi.tables.networks import SkipDecoder, TableEncoder
+from qphi.tables.prior import WhitenedMixture
 from qphi.tables.rows import Shape, pseudo_numbers
 
 __all__ = ["TableArchitecture", "build", "choose", "linear_start", "skeleton"]
@@ -99,8 +99,9 @@ def build(a: TableArchitecture, linear: FactorAnalysis, key: PRNGKeyArray) -> La
     bias = jnp.concatenate([jnp.asarray(linear.mean[:n], float), jnp.zeros(n), jnp.log(share)])
     prior: Any = StandardNormal(a.latent_dim)
     if a.components:
-        eye = jnp.broadcast_to(jnp.eye(a.latent_dim), (a.components, a.latent_dim, a.latent_dim))
-        prior = GaussianMixture(jnp.zeros(a.components), jnp.zeros((a.components, a.latent_dim)), eye)
+        count, dim = a.components, a.latent_dim
+        eye = np.broadcast_to(np.eye(dim), (count, dim, dim))
+        prior = WhitenedMixture.of(np.full(count, 1 / count), np.zeros((count, dim)), eye)
     return LatentVariableModel(
         prior=prior,
         encoder=TableEncoder(linear, shape, a.hidden, key=encoder_key),

@@ -13,6 +13,7 @@ from qphi.families import Batch
 from qphi.tables.linear import FactorAnalysis
 from qphi.tables.posterior import FactorGaussian
 from qphi.tables.rows import Shape, pseudo_numbers
+from qphi.tables.systems import triangular_factors
 
 __all__ = ["SkipDecoder", "TableEncoder"]
 
@@ -27,7 +28,7 @@ class SkipDecoder(AbstractNetwork):
     def __init__(self, weight: Array, bias: Array, hidden: tuple[int, ...], *, key: PRNGKeyArray):
         self.weight, self.bias = jnp.asarray(weight, float), jnp.asarray(bias, float)
         outputs, dim = weight.shape
-        self.network = _silent(MLP(dim, outputs, hidden, activation=jnp.tanh, key=key))
+        self.network = _silent(MLP(dim, outputs, hidden, activation=_tanh, key=key))
 
     def __call__(self, x: Float[Array, " dim"]) -> Float[Array, " outputs"]:
         return self.weight @ x + self.bias + self.network(x)
@@ -53,7 +54,7 @@ class TableEncoder(AbstractEncoder):
         self.log_noise = jnp.log(jnp.asarray(linear.noise, float))
         self.shape = shape
         dim = linear.weight.shape[1]
-        self.network = _silent(MLP(2 * shape.indicators + dim, 2 * dim, hidden, activation=jnp.tanh, key=key))
+        self.network = _silent(MLP(2 * shape.indicators + dim, 2 * dim, hidden, activation=_tanh, key=key))
 
     def __call__(self, x: Float[Array, "columns 3"]) -> FactorGaussian:
         return jax.tree.map(lambda a: a[0], self.batch(x[None]).family)
@@ -65,17 +66,19 @@ class TableEncoder(AbstractEncoder):
         centred = mask * (numbers - self.bias)
         outer = (self.weight[:, :, None] * self.weight[:, None, :]).reshape(-1, dim * dim)
         precision = jnp.eye(dim) + (scaled @ outer).reshape(-1, dim, dim)
-        lower = jnp.linalg.cholesky(precision)
-        pulled = ((scaled * centred) @ self.weight)[..., None]
-        half = jax.lax.linalg.triangular_solve(lower, pulled, left_side=True, lower=True)
-        identity = jnp.broadcast_to(jnp.eye(dim), lower.shape)
-        inverse = jax.lax.linalg.triangular_solve(lower, identity, left_side=True, lower=True)
-        factor = jnp.swapaxes(inverse, -1, -2)
-        mean = (factor @ half)[..., 0]
+        lower, inverse = triangular_factors(precision)
+        factor = jnp.swapaxes(inverse, 1, 2)
+        pulled = (scaled * centred) @ self.weight
+        mean = jnp.einsum("nij,nj->ni", factor, jnp.einsum("nij,nj->ni", inverse, pulled))
         bent = self.network.batch(jnp.concatenate([centred, mask, mean], axis=1))
         shift, log_stretch = bent[:, :dim], 2.0 * jnp.tanh(bent[:, dim:] / 2.0)
         mean = mean + jnp.einsum("nij,nj->ni", factor, shift)
-        return Batch(jax.vmap(FactorGaussian)(mean, factor * jnp.exp(log_stretch)[:, None, :]))
+        unbent = jnp.swapaxes(lower, 1, 2) * jnp.exp(-log_stretch)[:, :, None]
+        return Batch(jax.vmap(FactorGaussian)(mean, factor * jnp.exp(log_stretch)[:, None, :], unbent))
+
+
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)  # under a name of its own, since `jnp.tanh` cannot be pickled
 
 
 def _silent(network: MLP) -> MLP:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,11 +19,13 @@ class FactorGaussian(AbstractTransport):
     """N(mean, F F') with F upper triangular: z = mean + F eps.
 
     Where a precision is known by its Cholesky factor L, P = L L', F = L'^-1 is upper triangular, hence this family
-    beside `FullRankGaussian`, whose factor is lower triangular.
+    beside `FullRankGaussian`, whose factor is lower triangular. F^-1 = L' is kept too, so that a density is a product
+    and not the solution of a system (see `tables.systems`).
     """
 
     mean: Float[Array, " dim"]
     factor: Float[Array, "dim dim"]
+    inverse: Float[Array, "dim dim"]
 
     @property
     def dim(self) -> int:
@@ -34,7 +35,7 @@ class FactorGaussian(AbstractTransport):
         return self.mean + self.factor @ eps.astype(self.mean.dtype)
 
     def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
-        eps = jax.scipy.linalg.solve_triangular(self.factor, z - self.mean, lower=False)
+        eps = self.inverse @ (z - self.mean)
         return -0.5 * jnp.sum(eps**2) - self.log_det() - 0.5 * self.dim * _LOG_2PI
 
     @property

@@ -15,8 +15,8 @@ from sklearn.mixture import GaussianMixture as MixtureFit
 from qphi.autoencoders.evaluation import in_blocks
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import Training, plan
-from qphi.families.mixture import GaussianMixture
 from qphi.tables.objective import ImportanceWeighted, TableObjective
+from qphi.tables.prior import WhitenedMixture
 
 __all__ = ["fit_prior", "plan_table"]
 
@@ -107,11 +107,7 @@ def fit_prior(
             break
     if best is None:
         return model, 0
-    prior = GaussianMixture(
-        jnp.log(jnp.asarray(best.weights_, jnp.float32)),
-        jnp.asarray(best.means_, jnp.float32),
-        jnp.linalg.cholesky(jnp.asarray(best.covariances_, jnp.float32)),
-    )
+    prior = WhitenedMixture.of(best.weights_, best.means_, best.covariances_)
     return eqx.tree_at(lambda m: m.prior, model, prior), taken
 
 

@@ -46,7 +46,7 @@ def test_a_file_without_names_and_in_pieces(tmp_path):
         (b"a,b\n", "has a header but 0 rows"),
         (b"a,a\n1,2\n", "names column 'a' more than once"),
         (b"a,b\n1,2\n3\n", "has 1 cells in line 3, and 2 columns"),
-        ("a,b\nä,1\n".encode("latin1"), r"is not UTF-8 .* iconv"),
+        ("a,b\n1,2\nä,1\n".encode("latin1"), r"is not UTF-8 .* in line 3\).* iconv"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, content, message):

@@ -11,6 +11,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import qphi
 from qphi import AnomalyDetector, Imputer, InputError, TableVAE
+from qphi.tables.anomalies import Typical, _quantiles
 
 ROWS = 300
 QUICK = {"hidden": (8,), "max_epochs": 4, "random_state": 0}
@@ -154,6 +155,28 @@ def test_parameters_that_cannot_be(parameters, message):
         TableVAE().fit({"a": [1.0], "b": [2.0]})
     with pytest.raises(NotFittedError):
         TableVAE().impute(table())
+
+
+def test_oddness_is_the_rarer_of_two_tails_counted_in_rows():
+    # 101 rows with parts 0 .. 100: a row above k of them has tail -log((101 - k) / 101), to the steps of the quantiles
+    part = np.arange(101.0)
+    kept = _quantiles(part)
+    typical = Typical((), (), (), (), kept, kept)
+    found = typical.oddness(np.array([0.0, 50.0, 90.0, 100.0, 10.0]), np.array([0.0, 3.0, 4.0, 100.0, 75.0]))
+    np.testing.assert_allclose(found, [0, np.log(2), np.log(10), np.log(101), np.log(4)], atol=0.1)
+    beyond = typical.oddness(np.array([200.0, 300.0]), np.zeros(2))
+    assert np.log(101) < beyond[0] < beyond[1]
+    assert np.isnan(typical.oddness(np.array([np.nan]), np.zeros(1)))[0]
+    assert Typical.from_json(typical.to_json()) == typical
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_the_vae_of_arrays_sends_tables_here(library):
+    module = pytest.importorskip(library)
+    make = module.table if library == "pyarrow" else module.DataFrame
+    for column in (["u", "v", "u"], [1.0, None, 2.0]):
+        with pytest.raises(InputError, match=r"qphi\.TableVAE"):
+            qphi.VAE().fit(make({"a": [0.5, 1.0, 2.0], "b": column}))
 
 
 @pytest.mark.slow

@@ -125,6 +125,10 @@ class TableCodec:
             return self._labels(column, self.names.index(name), values, None)
         return _finished(column, values)
 
+    def numbers(self, name: str, table: Table) -> Float[np.ndarray, " rows"]:
+        """One numeric column as numbers, gaps NaN: in its units, level numbers of ordinals, nanoseconds of dates."""
+        return self._numbers(self.schema[name], table.columns[name])
+
     def constant(self, column: Column, rows: int) -> np.ndarray:
         """A constant column's cells; of a column that was left out, gaps."""
         return _filled(column, rows)

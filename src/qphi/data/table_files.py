@@ -151,12 +151,24 @@ def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[tuple[list[str]
                 raise InputError(f"{path} has a header but 0 rows. Give at least one row.")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 ({error.reason}, near line {max(line, 1)}). Convert it with iconv -t utf-8."
+            f"{path} is not UTF-8 ({error.reason} in line {_undecodable(path, opener)}). "
+            "Convert it with iconv -t utf-8."
         ) from None
     except (EOFError, csv.Error, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
         raise InputError(f"cannot read {path} near line {max(line, 1)}: {error}. It is cut off or damaged.") from None
+
+
+def _undecodable(path: Path, opener: Any) -> int:
+    """The number of the first line that is not UTF-8."""
+    with opener(path, "rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                text.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def _names(first: list[str], path: Path) -> list[str] | None:

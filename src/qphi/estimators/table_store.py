@@ -13,6 +13,7 @@ from qphi.data.codec import TableCodec
 from qphi.errors import InputError
 from qphi.serialise import load_arrays, read_json, save_arrays, write_json
 from qphi.status import Status
+from qphi.tables.anomalies import Typical
 from qphi.tables.build import TableArchitecture, skeleton
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def write_table_model(folder: Path, model: TableVAE) -> None:
             "parameters": parameters,
             "architecture": model.architecture_.to_json(),
             "codec": model.codec_.to_json(),
+            "typical": model.typical_.to_json(),
             "names": [str(name) for name in getattr(model, "feature_names_in_", [])],
             "seed": model.seed_,
             "status": model.status_.name,
@@ -59,6 +61,7 @@ def read_table_model(folder: Path, cls: type[TableVAE]) -> TableVAE:
         model = cls(random_state=values["seed"], **parameters)
         model.architecture_ = TableArchitecture.from_json(values["architecture"])
         model.codec_ = TableCodec.from_json(values["codec"])
+        model.typical_ = Typical.from_json(values["typical"])
         model.schema_ = model.codec_.schema
         model.seed_, model.status_ = values["seed"], Status[values["status"]]
         model.status_text_, model.seconds_ = values["status_text"], values["seconds"]

@@ -57,7 +57,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     ----------
     schema_ : what was found of the columns; print it. codec_ : from tables to what the model sees, and back.
     status_, status_text_, n_iter_, seconds_, seed_, model_ : as of `VAE`. history_ : dict of lists, one entry a check;
-        nats per row on the scale of normal scores. architecture_ : sizes, `components` of the prior among them.
+        nats per row on the scale of normal scores. typical_ : how odd the fit's rows are, for `anomaly_score`.
+        architecture_ : sizes, `components` of the prior among them.
 
     Examples
     --------
@@ -111,14 +112,15 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             raise InputError("X has 1 row (n_samples = 1): a model of rows needs at least 2. Give more rows.")
         weights = _weights(sample_weight, table.rows)
         codec = fit_codec(table, self.kinds)
-        x = codec.transform(table).x
+        encoded = codec.transform(table)
         vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
         self.codec_, self.schema_, self.seed_ = codec, codec.schema, seed_of(self.random_state)
         self.feature_names_in_ = np.array(list(table.columns), object)
         if table.container == "numpy":
             del self.feature_names_in_
         self.n_features_in_ = len(table.columns)
-        self._train(x, weights, watch)
+        self._train(encoded.x, weights, watch)
+        self.typical_ = anomalies.fit_typical(self.model_, codec, table, encoded, PARTICLES, self.seed_)
         if run_dir is not None:
             table_store.write_table_model(Path(run_dir), self)
         if not self.status_.succeeded:
@@ -268,17 +270,21 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return float(np.mean(self.score_samples(X)))
 
     def anomaly_score(self, X: Any) -> Float[np.ndarray, " rows"]:
-        """How odd each row is: -log p(x_obs), nats, in units that do not depend on the columns'. Deterministic."""
-        return self._oddness(self._seen(X)[1])[0]
+        """How odd each row is: minus the log of the share of the fit's rows that are as odd, nats; deterministic.
+
+        Odd as a whole, by -log p(x_obs), or by its cells one by one, whichever is rarer (`tables.anomalies.Typical`);
+        the same whatever the units of the columns. 0 is as ordinary as can be; log(number of rows) odder than all.
+        """
+        table, encoded = self._seen(X)
+        joint, _ = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
+        return self.typical_.oddness(joint, self.typical_.own_oddness(self.codec_, table, encoded))
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
-        _, cells = self._oddness(self._seen(X)[1])
+        encoded = self._seen(X)[1]
+        _, cells = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
         order = np.argsort(-cells, axis=1, kind="stable")[:, :top]
         return [[(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(cells, order, strict=True)]
-
-    def _oddness(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
-        return anomalies.oddness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
 
     # ---------------------------------------------------------------- keeping
 

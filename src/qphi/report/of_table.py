@@ -51,6 +51,7 @@ def write_table_report(folder: Path, model: Any, x: Any) -> Path:
         explanation="Numbers are modelled on the scale of normal scores, whole numbers and values with probability of "
         "their own as intervals there, categories by a softmax; gaps are left out of the bound. The figures are of "
         f"{len(rows):,} rows, most of them training rows.",
+        table_title="Schema",
         table=Markup(_schema(model.schema_) + _oddest(model, some, rows)),
         pictures=_pictures(model, some, made),
         settings=[(name, str(value)) for name, value in model.get_params().items() if value is not None]
@@ -103,7 +104,7 @@ def _oddest(model: Any, table: Table, rows: NDArray) -> str:
         )
         body += f"<tr><td>{row}</td><td>{score:.1f}</td><td>{because}</td></tr>"
     return (
-        "<h2>The oddest rows</h2><table><tr><th>row</th><th>oddness</th>"
+        "</section><section><h2>The oddest rows</h2><table><tr><th>row</th><th>oddness</th>"
         f"<th>because of (nats of each cell, given the others)</th></tr>{body}</table>"
     )
 
@@ -115,7 +116,11 @@ def _shown(value: Any) -> str:
 def _pictures(model: Any, table: Table, made: Table) -> list[Picture]:
     columns = model.schema_.modelled[:SHOWN_COLUMNS]
     shown = [
-        picture("Columns", _marginals(columns, table, made), "Data (grey) and as many samples of the model (blue)."),
+        picture(
+            "Columns",
+            _marginals(columns, table, made),
+            "Data (grey; cells that are not missing) and as many samples of the model (blue).",
+        ),
         picture(
             "Latent map",
             _map(model, table),
@@ -146,7 +151,7 @@ def _marginals(columns: tuple[Column, ...], table: Table, made: Table) -> Figure
             places = np.arange(len(levels))
             for cells, shift, colour in zip(pair, (-0.2, 0.2), ("#b4bdc6", theme.ACCENT), strict=True):
                 plot.bar(places + shift, [np.mean(cells == level) for level in levels], 0.4, color=colour)
-            plot.set_xticks(places, [str(level)[:9] for level in levels], rotation=40, ha="right", fontsize=6)
+            plot.set_xticks(places, [_shown(level)[:9] for level in levels], rotation=40, ha="right", fontsize=6)
         else:
             numbers = [c.astype("int64").astype(float) if c.dtype.kind == "M" else c.astype(float) for c in pair]
             low, high = np.quantile(numbers[0], [0.005, 0.995])
@@ -194,7 +199,7 @@ def _map(model: Any, table: Table) -> Figure:
     if column.levels:
         for number, level in enumerate(column.levels[: len(theme.CLASSES)]):
             mine = colours == number
-            plot.plot(*at[mine].T, ".", ms=4, color=theme.CLASSES[number], label=str(level)[:16])
+            plot.plot(*at[mine].T, ".", ms=4, color=theme.CLASSES[number], label=_shown(level)[:16])
         plot.legend(frameon=False, fontsize=theme.SIZE - 2, markerscale=2)
     else:
         shade = plot.scatter(*at.T, c=colours, s=6, cmap="viridis")

@@ -42,6 +42,8 @@ class Table:
 
 def is_table(x: Any) -> bool:
     """Whether x is a data frame (or dictionary of columns) rather than an array."""
+    if _module(x) == "scipy":  # some of its sparse matrices are mappings
+        return False
     return isinstance(x, (Table, Mapping)) or _module(x) in ("pandas", "polars", "pyarrow")
 
 
@@ -52,6 +54,8 @@ def read_table(x: Any, name: str = "X") -> Table:
     """
     if isinstance(x, Table):
         return x
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse matrix, which tables cannot be yet. Give {name}.toarray().")
     reader = {"pandas": _from_pandas, "polars": _from_polars, "pyarrow": _from_arrow}.get(_module(x), _from_array)
     table = _from_dict(x) if isinstance(x, Mapping) else reader(x, name)
     if not table.columns or not table.rows:
@@ -118,13 +122,13 @@ def _from_dict(x: Mapping) -> Table:
 
 
 def _from_array(x: Any, name: str) -> Table:
-    if type(x).__module__.startswith("scipy.sparse"):
-        raise TypeError(f"{name} is a sparse matrix, which tables cannot be yet. Give {name}.toarray().")
     x = np.asarray(x)
     if x.dtype.kind == "c":
         raise InputError(f"{name} is complex. Complex data not supported: give real and imaginary parts as columns.")
     if x.ndim != 2:
         raise InputError(f"{name} has shape {x.shape}; a table is 2-d, one row per datum. Reshape your data.")
+    if not x.shape[1]:
+        raise InputError(f"{name} has 0 feature(s) (shape={x.shape}) while a minimum of 1 is required. Give columns.")
     return Table({f"x{j}": as_cells(x[:, j]) for j in range(x.shape[1])}, "numpy", {"x": str(x.dtype)})
 
 

@@ -61,7 +61,7 @@ def read_table_model(folder: Path, cls: type[TableVAE]) -> TableVAE:
         model = cls(random_state=values["seed"], **parameters)
         model.architecture_ = TableArchitecture.from_json(values["architecture"])
         model.codec_ = TableCodec.from_json(values["codec"])
-        model.typical_ = Typical.from_json(values["typical"])
+        model._typical, model._reference = Typical.from_json(values["typical"]), None
         model.schema_ = model.codec_.schema
         model.seed_, model.status_ = values["seed"], Status[values["status"]]
         model.status_text_, model.seconds_ = values["status_text"], values["seconds"]

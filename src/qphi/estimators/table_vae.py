@@ -120,7 +120,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             del self.feature_names_in_
         self.n_features_in_ = len(table.columns)
         self._train(encoded.x, weights, watch)
-        self.typical_ = anomalies.fit_typical(self.model_, codec, table, encoded, PARTICLES, self.seed_)
+        self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
         if run_dir is not None:
             table_store.write_table_model(Path(run_dir), self)
         if not self.status_.succeeded:
@@ -279,6 +279,20 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         joint, _ = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
         return self.typical_.oddness(joint, self.typical_.own_oddness(self.codec_, table, encoded))
 
+    @property
+    def typical_(self) -> anomalies.Typical:
+        """How odd the fit's rows are; counted when first asked for, since imputing and sampling need none of it."""
+        model = self._fitted()
+        if self._reference is not None:
+            joint, _ = anomalies.unlikeliness(model, self._reference, self.codec_.typical_slope, PARTICLES)
+            self._typical, self._reference = self._typical.with_joint(joint), None
+        return self._typical
+
+    def __getstate__(self) -> Any:
+        if hasattr(self, "model_"):
+            _ = self.typical_  # so that no row of the data is kept
+        return super().__getstate__()
+
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
         encoded = self._seen(X)[1]
@@ -325,8 +339,10 @@ def _weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " rows"]:
     if sample_weight is None:
         return np.ones(rows)
     weights = np.asarray(sample_weight, float)
-    if weights.shape != (rows,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
+    if weights.shape != (rows,) or not np.isfinite(weights).all() or (weights < 0).any():
         raise InputError(
-            f"sample_weight has shape {weights.shape}; {rows} finite numbers, none negative and not all 0, are needed."
+            f"sample_weight has shape {weights.shape}; {rows} finite numbers, none of them negative, are needed."
         )
+    if not weights.sum():
+        raise InputError("sample_weight: all weights are zero. Give at least one row a weight above 0.")
     return weights / weights.mean()

@@ -49,6 +49,10 @@ class Typical:
         """The formula above; NaN where a part is NaN."""
         return np.maximum(_tail(joint, self.joint), _tail(own, self.own))
 
+    def with_joint(self, joint: Float[np.ndarray, " rows"]) -> Typical:
+        """The same with the joint oddness of the fit's rows."""
+        return dataclasses.replace(self, joint=_quantiles(joint))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
         return dataclasses.asdict(self)
@@ -60,21 +64,20 @@ class Typical:
         return Typical(**{**fields, "levels": tuple(tuple(one) for one in fields["levels"])})
 
 
-def fit_typical(
-    model: LatentVariableModel, codec: TableCodec, table: Table, encoded: Encoded, particles: int, seed: int
-) -> Typical:
-    """Means, standard deviations and shares of all rows of the fit; quantiles of at most 2,000 of them."""
+def fit_typical(codec: TableCodec, table: Table, encoded: Encoded, seed: int) -> tuple[Typical, Encoded]:
+    """Means, standard deviations and shares of all rows of the fit, quantiles of at most 2,000 of them, and those rows.
+
+    `joint` is still to come: `with_joint` of what `unlikeliness` says of the rows.
+    """
     numbers = [codec.numbers(column.name, table) for column in codec.numeric]
-    # whole means in float64; a column that is modelled has two different values, so its spread is not 0
+    # a column that is modelled has two different values, so its spread is not 0
     centre, spread = (tuple(float(f(x)) for x in numbers) for f in (np.nanmean, np.nanstd))
     levels = tuple(_surprises(shares, count) for shares, count in zip(codec.shares, codec.level_counts, strict=True))
     usual = np.nanmean(_cells(codec, table, encoded, centre, spread, levels), axis=0)
     half = Typical(centre, spread, levels, tuple(float(v) for v in usual), (), ())
     rows = np.sort(np.random.default_rng(seed).permutation(table.rows)[:REFERENCE])
     some = Encoded(encoded.x[rows], encoded.log_slope[rows])
-    joint, _ = unlikeliness(model, some, codec.typical_slope, particles)
-    own = half.own_oddness(codec, table.take(rows), some)
-    return dataclasses.replace(half, joint=_quantiles(joint), own=_quantiles(own))
+    return dataclasses.replace(half, own=_quantiles(half.own_oddness(codec, table.take(rows), some))), some
 
 
 def unlikeliness(
@@ -115,7 +118,8 @@ def _heights(count: int) -> Float[np.ndarray, " steps"]:
 def _quantiles(values: Float[np.ndarray, " rows"]) -> tuple[float, ...]:
     # the count of rows is not kept: the number of steps and the last height say how many there were
     heights = _heights(len(values))
-    return (float(heights[-1]), *(float(v) for v in np.quantile(values, 1 - np.exp(-heights))))
+    shares = len(values) * (1 - np.exp(-heights)) / max(len(values) - 1, 1)  # the largest value has that of one row
+    return (float(heights[-1]), *(float(v) for v in np.quantile(values, np.minimum(shares, 1.0))))
 
 
 def _tail(values: np.ndarray, kept: tuple[float, ...]) -> np.ndarray:

@@ -89,10 +89,19 @@ class TableLikelihood(AbstractLikelihood):
         return _as_row(self.numbers(outputs)[0], levels)
 
     def sample(self, key: PRNGKeyArray, outputs: Array) -> Array:
+        values = self.sample_many(key, outputs[None])[0]
+        return jnp.stack([values] * 3, axis=1)
+
+    def sample_many(self, key: PRNGKeyArray, outputs: Float[Array, "draws outputs"]) -> Float[Array, "draws columns"]:
+        """One draw of every cell for each of the outputs: normal scores, then level numbers (by Gumbel noise)."""
         number_key, level_key = jax.random.split(key)
-        mean, scale = self.numbers(outputs)
-        drawn = mean + scale * jax.random.normal(number_key, mean.shape)
-        return _as_row(drawn, jax.random.categorical(level_key, self.log_levels(outputs), axis=1))
+        mean, scale = jax.vmap(self.numbers)(outputs)
+        parts = [mean + scale * jax.random.normal(number_key, mean.shape)]
+        if self.shape.levels:
+            log_levels = jax.vmap(self.log_levels)(outputs)
+            noise = jax.random.gumbel(level_key, log_levels.shape)
+            parts.append(jnp.argmax(log_levels + noise, axis=2).astype(mean.dtype))
+        return jnp.concatenate(parts, axis=1)
 
 
 def _as_row(numbers: Float[Array, " numeric"], levels: Array) -> Float[Array, "columns 3"]:

@@ -107,7 +107,8 @@ def fit_prior(
             break
     if best is None:
         return model, 0
-    prior = WhitenedMixture.of(best.weights_, best.means_, best.covariances_)
+    found = (best.weights_, best.means_, best.covariances_)
+    prior = WhitenedMixture.of(*(np.asarray(part, np.float64) for part in found))
     return eqx.tree_at(lambda m: m.prior, model, prior), taken
 
 

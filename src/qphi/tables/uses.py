@@ -40,10 +40,12 @@ def _draw_block(
     index = jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(ends, wanted).clip(0, particles - 1)
     chosen = jnp.take_along_axis(z, index[:, :, None], axis=0)
     # resampling leaves equal draws side by side; whoever takes some of the draws should take any
-    order = jax.random.permutation(jax.random.key(KEEP), draws)
+    order = np.random.default_rng(KEEP).permutation(draws)
     outputs = jax.vmap(model.decode)(chosen[order])
-    noise = jax.vmap(lambda k: jax.random.split(jax.random.fold_in(k, 2), draws), out_axes=1)(keys)
-    drawn = jax.vmap(jax.vmap(model.likelihood.sample))(noise, outputs)[..., 0]
+    # one stream of noise for each row: a key for every draw would compile several times slower
+    drawn = jax.vmap(model.likelihood.sample_many, in_axes=(0, 1), out_axes=1)(  # pyright: ignore[reportAttributeAccessIssue]
+        jax.vmap(lambda k: jax.random.fold_in(k, 2))(keys), outputs
+    )
     return jnp.swapaxes(drawn, 0, 1)
 
 

@@ -5,6 +5,7 @@ Fit and scored on all rows, as ADBench does. QPHI_DATA names a folder with table
 
 from __future__ import annotations
 
+import argparse
 import os
 import warnings
 from pathlib import Path
@@ -58,7 +59,7 @@ def main() -> None:
         _write_table(rows, means, asked)
 
 
-def _write_table(rows: list[dict], means: dict[str, float], asked) -> None:
+def _write_table(rows: list[dict], means: dict[str, float], asked: argparse.Namespace) -> None:
     cells = [[r["table"], *(f"{v:.3f}" for v in r["auc"].values())] for r in rows if r["seed"] == 0]
     table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v:.3f}**" for v in means.values())]])
     note = (

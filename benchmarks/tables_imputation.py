@@ -8,6 +8,7 @@ Needs scikit-learn only; QPHI_DATA adds further tables.
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 import warnings
@@ -20,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
-from _results import parser, results_file, save
+from _results import ROOT, markdown, parser, results_file, save
 
 
 def tables(smoke: bool) -> dict[str, np.ndarray]:
@@ -74,10 +75,14 @@ def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--share", type=float, default=0.5, help="of the cells that are taken away")
     made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--table", action="append", help="only this table; can be repeated")
     asked = made.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     rows = []
-    for name, x in tables(asked.smoke).items():
+    wanted = {name: x for name, x in tables(asked.smoke).items() if not asked.table or name in asked.table}
+    if not wanted:
+        made.error(f"--table {asked.table}: the tables are {', '.join(tables(asked.smoke))}")
+    for name, x in wanted.items():
         for seed in range(asked.seeds):
             holed = gappy(x, asked.share, 1234 + seed)
             gap = np.isnan(holed)
@@ -97,7 +102,29 @@ def main() -> None:
             rows.append({"table": name, "seed": seed, "rmse": errors, "seconds": seconds, "covered": covered})
     ranks = np.mean([np.argsort(np.argsort(list(r["rmse"].values()))) + 1 for r in rows], axis=0)
     print("average rank: " + "  ".join(f"{m} {r:.2f}" for m, r in zip(rows[0]["rmse"], ranks, strict=True)))
-    save(results_file("tables_imputation", asked.smoke), {"rows": rows})
+    save(results_file("tables_imputation", asked.smoke), {"share": asked.share, "rows": rows})
+    if not asked.smoke:
+        _write_table(rows, asked)
+
+
+def _write_table(rows: list[dict], asked: argparse.Namespace) -> None:
+    cells = []
+    for name in dict.fromkeys(r["table"] for r in rows):
+        mine = [r for r in rows if r["table"] == name]
+        errors = [f"{np.mean([r['rmse'][m] ** 2 for r in mine]):.3f}" for m in rows[0]["rmse"]]
+        seconds = f"{np.mean([r['seconds']['qphi'] for r in mine]):.0f} s"
+        cells.append([name, *errors, f"{np.mean([r['covered'] for r in mine]):.3f}", seconds])
+    table = markdown(["mean squared error", *rows[0]["rmse"], "90 % intervals cover", "qphi takes"], cells)
+    note = (
+        f"{100 * asked.share:.0f} % of the cells missing completely at random, {asked.seeds} seed(s); seconds are "
+        "those of the machine as it was, compilation and intervals included: `python benchmarks/tables_imputation.py`."
+    )
+    path = ROOT / "docs" / "tables.md"
+    before, rest = path.read_text(encoding="utf-8").split("<!-- imputation -->")
+    after = rest.split("<!-- end of imputation -->")[1]
+    text = f"{before}<!-- imputation -->\n{table}\n\n{note}\n<!-- end of imputation -->{after}"
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

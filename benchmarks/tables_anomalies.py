@@ -64,7 +64,8 @@ def _write_table(rows: list[dict], means: dict[str, float], asked: argparse.Name
     table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v:.3f}**" for v in means.values())]])
     note = (
         f"Tables with seed 0, means over {asked.seeds} seed(s); at most {asked.rows:,} rows and {asked.max_time:.0f} s "
-        "of training for each table: `python benchmarks/tables_anomalies.py`."
+        "of training for each table: `python benchmarks/tables_anomalies.py "
+        f"--max-time {asked.max_time:g} --rows {asked.rows}`."
     )
     path = ROOT / "docs" / "tables.md"
     before, rest = path.read_text(encoding="utf-8").split("<!-- anomalies -->")

@@ -29,6 +29,7 @@ auto posterior
 loop
 by_gradients
 autoencoders minibatch
+tables
 estimators
 inference
 calibration report

@@ -301,9 +301,9 @@ def test_arrays_that_are_no_data(tmp_path, array, message):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.parquet", "a.TSV"])
-def test_tables_come_later(tmp_path, name):
+def test_tables_are_for_other_commands(tmp_path, name):
     (tmp_path / name).write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="come in a later release"):
+    with pytest.raises(InputError, match="`qphi fit` takes it"):
         load(tmp_path / name)
 
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from qphi.calibration import calibrate as calibrate
     from qphi.errors import InputError as InputError
     from qphi.estimators import VAE as VAE
+    from qphi.estimators import AnomalyDetector as AnomalyDetector
+    from qphi.estimators import Imputer as Imputer
     from qphi.estimators import SemiSupervisedVAE as SemiSupervisedVAE
+    from qphi.estimators import TableVAE as TableVAE
     from qphi.families import AutoregressiveFlow as AutoregressiveFlow
     from qphi.families import Categorical as Categorical
     from qphi.families import CouplingFlow as CouplingFlow
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnomalyDetector": "qphi.estimators",
     "AutoregressiveFlow": "qphi.families",
     "CouplingFlow": "qphi.families",
     "ELBO": "qphi.bounds",
@@ -65,6 +69,7 @@ _HOMES = {
     "DrivenGaussian": "qphi.families",
     "FullRankGaussian": "qphi.families",
     "GaussianMixture": "qphi.families",
+    "Imputer": "qphi.estimators",
     "InputError": "qphi.errors",
     "LatentVariableModel": "qphi.autoencoders",
     "LogDensity": "qphi.targets",
@@ -85,6 +90,7 @@ _HOMES = {
     "Status": "qphi.status",
     "StickingTheLanding": "qphi.bounds",
     "StudentT": "qphi.families",
+    "TableVAE": "qphi.estimators",
     "Trained": "qphi.inference",
     "Trust": "qphi.verdict",
     "UnreliableError": "qphi.verdict",

@@ -37,6 +37,7 @@ from qphi.noise import checked_key
 from qphi.posterior import Posterior
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
+from qphi.serialise import read_json
 from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, StochasticGradient
 from qphi.solvers.exact import MOST_DENSE, Spiked
 from qphi.status import Status
@@ -179,7 +180,7 @@ def fit(
 
 
 def load(path: str | Path) -> Any:
-    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE`, a `SemiSupervisedVAE`
+    """What `save`, `qphi fit` or `qphi infer` left in the folder `path`: a `VAE`, a `SemiSupervisedVAE`, a `TableVAE`
     or a `Posterior`.
 
     A posterior comes without its model: it has its draws, its moments and its verdict. Raises InputError for a folder
@@ -189,10 +190,10 @@ def load(path: str | Path) -> Any:
         raise InputError(f"There is no folder {path}. Give one that `save`, `qphi fit` or `qphi infer` left.")
     if (Path(path) / RECORD).is_file():
         return load_posterior(Path(path))
-    from qphi.estimators import VAE, SemiSupervisedVAE, store
+    from qphi.estimators import VAE, SemiSupervisedVAE, TableVAE, store
 
-    labelled = store.read_values(Path(path)).get("kind") == store.LABELLED
-    return SemiSupervisedVAE.load(path) if labelled else VAE.load(path)
+    kinds: dict[Any, Any] = {"table": TableVAE, store.LABELLED: SemiSupervisedVAE}
+    return kinds.get(read_json(Path(path) / "model.json").get("kind"), VAE).load(path)
 
 
 def _infer(

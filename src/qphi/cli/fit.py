@@ -15,6 +15,8 @@ from qphi.cli.progress import FitDisplay
 from qphi.cli.run_folder import RUNS, RunRecord
 from qphi.cli.setup import prepare
 from qphi.cli.summary import print_summary
+from qphi.cli.tables import KindOption, KindsOption, fit_table, read_kinds
+from qphi.errors import InputError
 
 if TYPE_CHECKING:
     from qphi.data import Dataset
@@ -58,6 +60,7 @@ def register(app: typer.Typer) -> None:
                 "an array (n, h, w[, c]) or (n, d); stop after 5 minutes",
             ),
             ("qphi fit x.npz:images --seed 1", "one array of an archive; another start"),
+            ("qphi fit people.csv --kind age=count", "a table: numbers, categories, dates, gaps"),
             ("qphi fit x.npy --out runs/a --resume", "go on where runs/a stopped"),
         ),
     )(fit)
@@ -68,8 +71,8 @@ def fit(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="digits, mnist, mnist-test, frey, a folder of pictures, .npy, .npz[:name], or an idx file "
-            "(*-ubyte, .gz, .xz).",
+            help="digits, mnist, mnist-test, frey, a folder of pictures, .npy, .npz[:name], an idx file "
+            "(*-ubyte, .gz, .xz), or a table (.csv, .tsv, .parquet).",
             show_default=False,
         ),
     ],
@@ -139,6 +142,8 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    kind: KindOption = None,
+    kinds: KindsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[
         Device | None, typer.Option(help="Where to compute; otherwise JAX chooses.", show_default=False)
@@ -158,6 +163,18 @@ def fit(
     given = {name: value for name, value in given.items() if value is not None}
     if out is not None:
         check_folder(out, resume)  # before reading the data, which may take long
+    from qphi.data.table_files import is_table_file
+
+    if is_table_file(source):
+        refused = [name for name in ("likelihood", "beta") if name in given]
+        if refused or resume or device is not None:
+            flag = "--" + (refused[0] if refused else "resume" if resume else "device")
+            raise InputError(f"{flag} has no effect on a table. Leave it out.")
+        folder = RUNS / Path(source).name.split(".")[0] if out is None else out
+        check_folder(folder, False, resumable=False)
+        return fit_table(source, folder, given, read_kinds(kind, kinds))
+    if kind or kinds:
+        raise InputError(f"--kind and --kinds are for tables, and {source} is none. Leave them out.")
     from qphi.data import load
 
     data = load(source)

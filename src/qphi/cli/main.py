@@ -18,6 +18,7 @@ from qphi.cli import fit as _fit
 from qphi.cli import infer as _infer
 from qphi.cli import latent as _latent
 from qphi.cli import show as _show
+from qphi.cli import tables as _tables
 from qphi.cli import tools as _tools
 from qphi.cli.console import examples, say, say_error
 from qphi.cli.setup import show_warnings_in_one_line
@@ -33,7 +34,8 @@ HELP = """Variational inference without tuning: a generative model of data (`fit
 `infer` and `check` take a NumPyro program.
 
 DATA and SOURCE are a built-in name (digits, mnist, mnist-test, frey), a folder of PNG or JPEG pictures, a \
-.npy or .npz file, or an idx file. Figures are in nats per datum; higher is better."""
+.npy or .npz file, an idx file, or for `fit` a table (.csv, .tsv, .parquet). Figures are in nats per datum; \
+higher is better."""
 
 app = typer.Typer(
     name="qphi",
@@ -55,6 +57,7 @@ _fit.register(app)
 _latent.register(app)
 _tools.register(app)
 _show.register(app)
+_tables.register(app)
 _infer.register(app)
 
 

@@ -93,7 +93,10 @@ def open_run(folder: Path) -> VAE:
     check_run(folder)
     prepare()
     from qphi import VAE
+    from qphi.serialise import read_json
 
+    if read_json(folder / "model.json").get("kind") == "table":
+        raise InputError(f"{folder} holds a model of a table. Use qphi impute, score or sample, or qphi.load.")
     return VAE.load(folder)
 
 

@@ -12,6 +12,8 @@ from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
 from qphi.cli.summary import evaluation_json, print_evaluation
+from qphi.cli.tables import is_table_run, sample_table
+from qphi.errors import InputError
 
 __all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
 
@@ -26,6 +28,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             ("qphi sample qphi-runs/digits -n 64", "samples.png and samples.npy in the run folder"),
             ("qphi sample qphi-runs/digits -n 1000 --seed 1 -o more.npy", "others, elsewhere"),
+            ("qphi sample qphi-runs/people -n 10000 --given sex=female -o women.csv", "rows of a table"),
         ),
     )(sample)
     app.command(
@@ -49,8 +52,16 @@ def sample(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same samples.")] = 0,
     out: Annotated[Path | None, OUT] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--given", metavar="COLUMN=VALUE", help="Tables: only rows with this cell.", show_default=False),
+    ] = None,
 ) -> None:
-    """Draw new data from the model: an array, and a picture if the data are images."""
+    """Draw new data from the model: an array, and a picture if the data are images; of a table, a file of rows."""
+    if is_table_run(run):
+        return sample_table(run, count, seed, out, given)
+    if given:
+        raise InputError(f"--given is for tables, and {run} holds a model of images or vectors. Leave it out.")
     path = output_path(out, run / "samples.png", (".png", ".npy"))
     vae = open_run(run)
     with error_console().status("sampling ..."):

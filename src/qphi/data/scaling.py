@@ -191,7 +191,7 @@ def check_array(x: Any, name: str) -> np.ndarray:
         raise InputError(
             f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows "
             f"(first at {tuple(bad[0].tolist())}). "
-            "Remove those rows or fill the gaps."
+            "Remove those rows, fill the gaps, or fit a table with qphi.TableVAE."
         )
     largest = max(abs(float(x.min())), abs(float(x.max())))
     if largest > LARGEST:
@@ -204,7 +204,9 @@ def _numbers(x: np.ndarray, name: str) -> np.ndarray:
     try:
         return x.astype(np.float64)
     except ValueError as error:
-        raise InputError(f"{name} has dtype object; numbers are needed: {error}. Encode or drop the text.") from None
+        raise InputError(
+            f"{name} has dtype object; numbers are needed: {error}. Encode or drop the text, or use qphi.TableVAE."
+        ) from None
     except TypeError as error:  # as scikit-learn does: a wrong type, not a wrong value
         raise TypeError(f"{name} has dtype object; numbers are needed: {error}.") from None
 

@@ -1,0 +1,79 @@
+"""Odd rows: ROC-AUC of `TableVAE.anomaly_score` on the ADBench tables, against isolation forest, Mahalanobis and 5-NN.
+
+Fit and scored on all rows, as ADBench does. QPHI_DATA names a folder with tables/adbench/*.npz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+import qphi
+from _results import ROOT, markdown, need_data, parser, results_file, save
+
+
+def scores(x: np.ndarray, seed: int, seconds: float, smoke: bool) -> dict[str, np.ndarray]:
+    """Every method's oddness of every row, higher is odder."""
+    varied = x[:, x.std(axis=0) > 0]
+    z = (varied - varied.mean(axis=0)) / varied.std(axis=0)
+    precision = np.linalg.inv(np.cov(z.T) + 1e-6 * np.eye(z.shape[1]))
+    model = qphi.TableVAE(random_state=seed, max_epochs=1 if smoke else None, max_time=seconds).fit(x)
+    return {
+        "isolation forest": -IsolationForest(random_state=seed).fit(z).score_samples(z),
+        "Mahalanobis": np.einsum("ni,ij,nj->n", z, precision, z),
+        "5-NN": NearestNeighbors(n_neighbors=6).fit(z).kneighbors(z)[0][:, 5],
+        "qphi": model.anomaly_score(x),
+    }
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.add_argument("--seeds", type=int, default=1)
+    made.add_argument("--rows", type=int, default=10_000, help="of a table at most")
+    made.add_argument("--max-time", type=float, default=30.0, help="seconds of training for each table at most")
+    asked = made.parse_args()
+    need_data()
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    files = sorted((Path(os.environ["QPHI_DATA"]) / "tables" / "adbench").glob("*.npz"))
+    rows = []
+    for path in files[:1] if asked.smoke else files:
+        file = np.load(path)
+        keep = np.sort(np.random.default_rng(0).permutation(len(file["X"]))[: asked.rows])
+        x, odd = file["X"][keep].astype(float), file["y"][keep]
+        for seed in range(asked.seeds):
+            found = {m: float(roc_auc_score(odd, s)) for m, s in scores(x, seed, asked.max_time, asked.smoke).items()}
+            print(f"{path.stem}, seed {seed}: " + "  ".join(f"{m} {v:.3f}" for m, v in found.items()), flush=True)
+            rows.append({"table": path.stem, "seed": seed, "auc": found})
+    means = {m: float(np.mean([r["auc"][m] for r in rows])) for m in rows[0]["auc"]}
+    print("mean: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items()))
+    save(results_file("tables_anomalies", asked.smoke), {"max_time": asked.max_time, "rows": rows})
+    if not asked.smoke:
+        _write_table(rows, means, asked)
+
+
+def _write_table(rows: list[dict], means: dict[str, float], asked: argparse.Namespace) -> None:
+    cells = [[r["table"], *(f"{v:.3f}" for v in r["auc"].values())] for r in rows if r["seed"] == 0]
+    table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v:.3f}**" for v in means.values())]])
+    note = (
+        f"Tables with seed 0, means over {asked.seeds} seed(s); at most {asked.rows:,} rows and {asked.max_time:.0f} s "
+        "of training for each table: `python benchmarks/tables_anomalies.py "
+        f"--max-time {asked.max_time:g} --rows {asked.rows}`."
+    )
+    path = ROOT / "docs" / "tables.md"
+    before, rest = path.read_text(encoding="utf-8").split("<!-- anomalies -->")
+    after = rest.split("<!-- end of anomalies -->")[1]
+    text = f"{before}<!-- anomalies -->\n{table}\n\n{note}\n<!-- end of anomalies -->{after}"
+    path.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

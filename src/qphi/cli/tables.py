@@ -1,0 +1,250 @@
+"""Tables from the shell: `qphi schema`, `impute`, `score`, and what `fit` and `sample` do with a table."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.text import Text
+
+from qphi.cli.console import error_console, examples, help_text, output_console, say
+from qphi.cli.new_run import run_folder
+from qphi.cli.progress import FitDisplay, clock
+from qphi.cli.run_folder import RunArgument, output_path
+from qphi.cli.setup import prepare
+from qphi.errors import InputError
+
+if TYPE_CHECKING:
+    from qphi import TableVAE
+
+__all__ = ["fit_table", "impute", "is_table_run", "register", "sample_table", "schema", "score"]
+
+SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".gz", ".parquet")
+ENDED_NOT_FINITE, INTERRUPTED = 3, 130
+
+TableArgument = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="A .csv, .tsv (also .gz) or .parquet file.", show_default=False)
+]
+KindOption = Annotated[
+    list[str] | None,
+    typer.Option("--kind", metavar="COLUMN=KIND", help="What kind a column is; can be repeated.", show_default=False),
+]
+KindsOption = Annotated[
+    Path | None, typer.Option("--kinds", metavar="FILE", help="JSON of column: kind.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    app.command(
+        help=help_text(schema),
+        epilog=examples(
+            ("qphi schema people.csv", "what each column is taken for"),
+            ("qphi schema people.csv --json > kinds.json", "to edit, and give back with --kinds kinds.json"),
+        ),
+    )(schema)
+    app.command(
+        help=help_text(impute),
+        epilog=examples(
+            ("qphi impute qphi-runs/people people.csv -o full.csv", "gaps filled; all else as it was"),
+            (
+                "qphi impute qphi-runs/people people.csv -o full.csv --draws 5",
+                "full-1.csv to full-5.csv, one draw each",
+            ),
+        ),
+    )(impute)
+    app.command(
+        help=help_text(score),
+        epilog=examples(("qphi score qphi-runs/people new.csv -o scores.csv", "log p and oddness of every row")),
+    )(score)
+
+
+def schema(
+    table: TableArgument,
+    kind: KindOption = None,
+    kinds: KindsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON of column: kind.")] = False,
+) -> None:
+    """Show what kind each column of a table is taken for, its gaps and its values."""
+    from qphi.data.schema import find_schema
+    from qphi.data.table_files import read_table_file
+
+    found = find_schema(read_table_file(table), read_kinds(kind, kinds))
+    say(json.dumps({c.name: c.kind for c in found.columns}, indent=1) if as_json else str(found))
+
+
+def read_kinds(kind: list[str] | None, kinds: Path | None) -> dict[str, str]:
+    """The kinds of a file, with those of the flags on top."""
+    from qphi.data.schema import _read_kinds
+
+    merged = _read_kinds(kinds)
+    for pair in kind or []:
+        name, equals, value = pair.rpartition("=")
+        if not equals:
+            raise InputError(f"--kind {pair}: COLUMN=KIND is needed, such as age=count.")
+        merged[name] = value
+    return merged
+
+
+def fit_table(source: str, folder: Path, arguments: dict[str, Any], kinds: dict[str, str]) -> int:
+    """`qphi fit` of a table: a run folder with model, schema and report."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    import qphi
+    from qphi.data.table_files import read_table_file
+
+    table = read_table_file(source)
+    prepare()
+    given: dict[str, Any] = {"random_state": 0} | arguments
+    model = qphi.TableVAE(**given, kinds=kinds or None)
+    with run_folder(folder), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the summary says it, with what to do
+        with FitDisplay(Path(source).name, model.max_epochs) as display:
+            model.fit(table, run_dir=folder, watch=display)
+        if model.status_.name == "NOT_FINITE":
+            return ENDED_NOT_FINITE
+        from qphi.report import write_table_report
+
+        with error_console().status("drawing the report ..."):
+            report = write_table_report(folder, model, table)
+    colour = "green" if model.status_.succeeded else "yellow"
+    output_console().print(Text(model.status_text_, style=f"bold {colour}"))
+    say(str(model.schema_))
+    say(f"time        {clock(model.seconds_)}\nrun folder  {folder}\nreport      {report}")
+    say(f"next        qphi impute {folder} {source} -o full.csv")
+    return INTERRUPTED if model.status_.name == "INTERRUPTED" else 0
+
+
+def is_table_run(run: Path) -> bool:
+    """Whether a run folder's model is one of a table."""
+    from qphi.serialise import read_json
+
+    return read_json(run / "model.json").get("kind") == "table"
+
+
+def open_table_run(run: Path) -> TableVAE:
+    """The table model in a run folder. Raises InputError where it is one of images or vectors."""
+    if not is_table_run(run):
+        raise InputError(f"{run} holds a model of images or vectors; a table's is needed. Fit one: qphi fit TABLE.csv.")
+    prepare()
+    from qphi import TableVAE
+
+    return TableVAE.load(run)
+
+
+def impute(
+    run: RunArgument,
+    table: TableArgument,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="PATH", show_default="filled.csv")] = None,
+    draws: Annotated[
+        int | None, typer.Option("--draws", min=1, metavar="M", help="M tables, each with one draw in every gap.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")] = 0,
+) -> None:
+    """Fill the gaps of a table. What is there stays as it stands, to the letter.
+
+    A gap gets its expected value or likeliest level given the row's other cells. The file may be larger than
+    memory: it is read and written in pieces.
+    """
+    path = output_path(out, Path("filled.csv"), SUFFIXES)
+    model = open_table_run(run)
+    from contextlib import ExitStack
+
+    from qphi.data.table_files import table_pieces, table_writer
+
+    paths = [path] if draws is None else [_numbered(path, k + 1) for k in range(draws)]
+    rows = gaps = 0
+    with ExitStack() as stack, error_console().status("imputing ..."):
+        writers = [stack.enter_context(table_writer(p)) for p in paths]
+        for piece in table_pieces(table, model.schema_):
+            whole = model.impute_tables(piece, n_imputations=draws, random_state=seed)
+            for write, one in zip(writers, whole, strict=True):
+                write(one)
+            rows, gaps = rows + piece.rows, gaps + count_gaps(piece)
+    say(f"{gaps} gaps of {rows} rows filled, in {', '.join(map(str, paths))}")
+
+
+def count_gaps(table: Any) -> int:
+    """Gaps of a table."""
+    from qphi.data.schema import seen_cells
+
+    return int(sum((~seen_cells(cells)).sum() for cells in table.columns.values()))
+
+
+def _numbered(path: Path, number: int) -> Path:
+    stem, dot, suffix = path.name.partition(".")
+    return path.with_name(f"{stem}-{number}{dot}{suffix}")
+
+
+def score(
+    run: RunArgument,
+    table: TableArgument,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="PATH", show_default="scores.csv")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many columns to name for each row.")] = 3,
+) -> None:
+    """Score every row of a table: log p(x) in nats, how odd it is, and which columns make it so.
+
+    Higher scores are odder. The file may be larger than memory: it is read and written in pieces.
+    """
+    path = output_path(out, Path("scores.csv"), SUFFIXES)
+    model = open_table_run(run)
+    from qphi.data.frames import Table
+    from qphi.data.table_files import table_pieces, table_writer
+
+    rows = 0
+    with table_writer(path) as write, error_console().status("scoring ..."):
+        for piece in table_pieces(table, model.schema_):
+            reasons = [", ".join(f"{name} ({nats:.1f})" for name, nats in row) for row in model.explain(piece, top)]
+            columns = {
+                "row": np.arange(rows, rows + piece.rows, dtype=float),
+                "log_p": model.score_samples(piece),
+                "anomaly_score": model.anomaly_score(piece),
+                "because_of": np.array(reasons, object),
+            }
+            write(
+                Table(
+                    columns,
+                    "csv",
+                    {"row": "int64", "log_p": "float64", "anomaly_score": "float64", "because_of": "str"},
+                )
+            )
+            rows += piece.rows
+    say(f"{rows} rows scored in {path}")
+
+
+def sample_table(run: Path, count: int, seed: int, out: Path | None, given: list[str] | None) -> None:
+    """`qphi sample` of a table's run: new rows in a file."""
+    path = output_path(out, run / "samples.csv", SUFFIXES)
+    model = open_table_run(run)
+    from qphi.data.table_files import table_writer
+
+    with error_console().status("sampling ..."):
+        table = model.sample_table(count, given=_given(model, given), random_state=seed)
+    with table_writer(path) as write:
+        write(table)
+    say(f"{count} rows in {path}")
+
+
+def _given(model: TableVAE, pairs: list[str] | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs or []:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"--given {pair}: COLUMN=VALUE is needed, such as sex=female.")
+        column = model.schema_[name]
+        matching = [level for level in column.levels if str(level) == text or _number(text) == level]
+        found[name] = matching[0] if matching else text if column.levels else _number(text)
+        if found[name] is None:
+            raise InputError(f"--given {pair}: column {name!r} holds numbers. Give one.")
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

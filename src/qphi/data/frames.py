@@ -1,0 +1,243 @@
+"""Any table to plain columns and back: pandas, polars, pyarrow, NumPy, dictionaries. None of them is imported first."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qphi.errors import InputError
+
+__all__ = ["Table", "is_table", "read_table", "to_container"]
+
+CONTAINERS = ("pandas", "polars", "pyarrow", "numpy", "dict", "csv")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+    """Columns by name, each a NumPy array: float64 (gaps NaN), datetime64[ns] (gaps NaT) or objects (gaps None).
+
+    `container` is what the table came in; `dtypes` the names of the columns' own types there, to give back; `levels`
+    the declared levels of category types, with whether they are ordered. `index` is a frame's own.
+    """
+
+    columns: dict[str, np.ndarray]
+    container: str
+    dtypes: dict[str, str]
+    levels: dict[str, tuple[list[Any], bool]] = dataclasses.field(default_factory=dict)
+    index: Any = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def take(self, rows: Any) -> Table:
+        """Some of the rows."""
+        index = None if self.index is None else self.index[rows]
+        return dataclasses.replace(self, columns={k: v[rows] for k, v in self.columns.items()}, index=index)
+
+
+def is_table(x: Any) -> bool:
+    """Whether x is a data frame (or dictionary of columns) rather than an array."""
+    if _module(x) == "scipy":  # some of its sparse matrices are mappings
+        return False
+    return isinstance(x, (Table, Mapping)) or _module(x) in ("pandas", "polars", "pyarrow")
+
+
+def read_table(x: Any, name: str = "X") -> Table:
+    """Columns of a pandas or polars frame, a pyarrow table, a dictionary of columns, or a 2-d array.
+
+    Raises InputError for what is no table, has no rows or no columns, or names a column twice.
+    """
+    if isinstance(x, Table):
+        return x
+    if type(x).__module__.startswith("scipy.sparse"):
+        raise TypeError(f"{name} is a sparse matrix, which tables cannot be yet. Give {name}.toarray().")
+    reader = {"pandas": _from_pandas, "polars": _from_polars, "pyarrow": _from_arrow}.get(_module(x), _from_array)
+    table = _from_dict(x) if isinstance(x, Mapping) else reader(x, name)
+    if not table.columns or not table.rows:
+        raise InputError(
+            f"{name} has {table.rows} rows and {len(table.columns)} columns. Give at least one row and one column."
+        )
+    return table
+
+
+def to_container(table: Table) -> Any:
+    """The table as what it came in, with the column types it had there."""
+    if table.container in ("csv", "dict"):
+        return table if table.container == "csv" else dict(table.columns)
+    if table.container == "numpy":
+        dtype = np.dtype(next(iter(table.dtypes.values())))
+        columns = list(table.columns.values())
+        if dtype.kind != "O":
+            wide = np.stack([np.asarray(c, float) for c in columns], axis=1)
+            return wide if dtype.kind in "iub" and np.isnan(wide).any() else wide.astype(dtype)
+        return np.stack([c.astype(object) for c in columns], axis=1)
+    try:
+        return {"pandas": _to_pandas, "polars": _to_polars, "pyarrow": _to_arrow}[table.container](table)
+    except ImportError:
+        raise InputError(
+            f"this model was fitted to a {table.container} table, but {table.container} is not installed. Install it."
+        ) from None
+
+
+def as_cells(values: Any) -> np.ndarray:
+    """One column as a Table holds it: float64, datetime64[ns] or objects, gaps NaN, NaT or None."""
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise InputError(f"a column has shape {values.shape}; one value for each row is needed. Split it into columns.")
+    if values.dtype.kind == "M":
+        return values.astype("datetime64[ns]")
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    if values.dtype.kind == "c":
+        raise InputError("a column is complex. Complex data not supported: give real and imaginary parts as columns.")
+    if values.dtype.kind == "b":
+        return values.astype(object)
+    cells = np.empty(len(values), object)
+    cells[:] = [None if _is_gap(v) else v for v in values.tolist()]
+    kinds = {type(v) for v in cells if v is not None}
+    if kinds and kinds <= {int, float} and values.dtype.kind == "O":
+        return np.array([np.nan if v is None else float(v) for v in cells])
+    return cells
+
+
+def _is_gap(value: Any) -> bool:
+    return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _module(x: Any) -> str:
+    return type(x).__module__.split(".")[0]
+
+
+def _from_dict(x: Mapping) -> Table:
+    columns = {str(k): as_cells(v) for k, v in x.items()}
+    lengths = {len(v) for v in columns.values()}
+    if len(lengths) > 1:
+        raise InputError(f"the columns have different lengths: {sorted(lengths)}. Give one value for each row.")
+    return Table(columns, "dict", {k: str(np.asarray(v).dtype) for k, v in x.items()} if columns else {})
+
+
+def _from_array(x: Any, name: str) -> Table:
+    x = np.asarray(x)
+    if x.dtype.kind == "c":
+        raise InputError(f"{name} is complex. Complex data not supported: give real and imaginary parts as columns.")
+    if x.ndim != 2:
+        raise InputError(f"{name} has shape {x.shape}; a table is 2-d, one row per datum. Reshape your data.")
+    if not x.shape[1]:
+        raise InputError(f"{name} has 0 feature(s) (shape={x.shape}) while a minimum of 1 is required. Give columns.")
+    return Table({f"x{j}": as_cells(x[:, j]) for j in range(x.shape[1])}, "numpy", {"x": str(x.dtype)})
+
+
+def _from_pandas(x: Any, name: str) -> Table:
+    if getattr(x, "ndim", 2) != 2:
+        raise InputError(f"{name} is one column; a table is needed. Give {name}.to_frame().")
+    _check_names([str(c) for c in x.columns], name)
+    columns, dtypes, levels = {}, {}, {}
+    for position, label in enumerate(x.columns):
+        series, key = x.iloc[:, position], str(label)
+        dtypes[key] = str(series.dtype)
+        if dtypes[key] == "category":
+            levels[key] = (series.cat.categories.tolist(), bool(series.cat.ordered))
+            columns[key] = as_cells(np.asarray(series.astype(object)))
+        elif series.dtype.kind == "M":
+            columns[key] = series.to_numpy(dtype="datetime64[ns]")
+        elif series.dtype.kind in "iuf":
+            columns[key] = series.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            columns[key] = as_cells(np.asarray(series.astype(object)))
+    return Table(columns, "pandas", dtypes, levels, x.index)
+
+
+def _from_polars(x: Any, name: str) -> Table:
+    columns = {c: _numbers_or_cells(x[c].to_list(), str(x[c].dtype)) for c in x.columns}
+    return Table(columns, "polars", {c: str(x[c].dtype) for c in x.columns})
+
+
+def _from_arrow(x: Any, name: str) -> Table:
+    _check_names(list(x.column_names), name)
+    columns = {c: _numbers_or_cells(x[c].to_pylist(), str(x[c].type)) for c in x.column_names}
+    return Table(columns, "pyarrow", {c: str(x[c].type) for c in x.column_names})
+
+
+def _numbers_or_cells(values: list, dtype: str) -> np.ndarray:
+    lowered = dtype.lower()
+    if lowered.startswith(("int", "uint", "float", "double", "half")):
+        return np.array([np.nan if v is None else v for v in values], np.float64)
+    if lowered.startswith(("date", "timestamp")):
+        return np.array(values, "datetime64[ns]")
+    cells = np.empty(len(values), object)
+    cells[:] = values
+    return cells
+
+
+def _check_names(names: list[str], name: str) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"{name} names column {twice[0]!r} more than once. Rename one of them.")
+
+
+def _to_pandas(table: Table) -> Any:
+    import pandas  # pyright: ignore[reportMissingImports]
+
+    frame = {}
+    for key, values in table.columns.items():
+        dtype: Any = table.dtypes[key]
+        if key in table.levels:
+            categories, ordered = table.levels[key]
+            dtype = pandas.CategoricalDtype(categories, ordered=ordered)
+        gaps = values.dtype.kind == "f" and np.isnan(values).any()
+        if gaps and dtype[:3] in ("int", "uin"):
+            dtype = "float64"
+        if dtype == "bool" and any(v is None for v in values):
+            dtype = "object"
+        frame[key] = pandas.Series(values, index=table.index).astype(dtype)
+    return pandas.DataFrame(frame, index=table.index)
+
+
+def _to_polars(table: Table) -> Any:
+    import polars  # pyright: ignore[reportMissingImports]
+
+    arrow = _to_lists(table)
+    made = []
+    for key, values in arrow.items():
+        name = table.dtypes[key].split("(")[0]
+        dtype = getattr(polars, name, None)
+        series = polars.Series(key, values, strict=False)
+        if dtype is not None and name not in ("Enum", "Null"):
+            series = series.cast(polars.Datetime if name == "Datetime" else dtype, strict=False)
+        made.append(series)
+    return polars.DataFrame(made)
+
+
+def _to_arrow(table: Table) -> Any:
+    import pyarrow  # pyright: ignore[reportMissingImports]
+
+    arrays = {}
+    for key, values in _to_lists(table).items():
+        array = pyarrow.array(values)
+        name = table.dtypes[key]
+        if name.startswith(("int", "uint", "float", "double", "bool", "date", "timestamp[", "string", "large_string")):
+            wanted = {"double": "float64", "float": "float32", "halffloat": "float16"}.get(name, name)
+            unit = "date32" if name.startswith("date32") else "date64" if name.startswith("date64") else wanted
+            kind = pyarrow.timestamp(name[10:12]) if name.startswith("timestamp[") else pyarrow.type_for_alias(unit)
+            array = array.cast(kind, safe=False)
+        arrays[key] = array
+    return pyarrow.table(arrays)
+
+
+def _to_lists(table: Table) -> dict[str, list]:
+    """Columns as Python values with None for gaps; whole numbers as int where the type was one."""
+    made: dict[str, list] = {}
+    for key, values in table.columns.items():
+        if values.dtype.kind == "M":
+            made[key] = [None if np.isnat(v) else v.astype("datetime64[us]").item() for v in values]
+        elif values.dtype.kind == "f":
+            whole = table.dtypes[key].lower().startswith(("int", "uint"))
+            made[key] = [None if np.isnan(v) else int(v) if whole else float(v) for v in values]
+        else:
+            made[key] = values.tolist()
+    return made

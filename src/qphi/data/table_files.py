@@ -1,0 +1,293 @@
+"""Tables in files: CSV and TSV (plain or .gz) without any further package, Parquet through pyarrow. Read in pieces."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qphi.data.frames import Table, read_table, to_container
+from qphi.data.schema import NUMERIC, Schema
+from qphi.errors import InputError
+from qphi.files import atomic_write
+
+__all__ = ["TABLE_SUFFIXES", "is_table_file", "read_table_file", "table_pieces", "table_writer"]
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
+GAPS = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "nil", "<na>"))
+ROWS = 20_000  # of a piece
+
+
+def is_table_file(path: str | Path) -> bool:
+    """Whether a file's name says that it is a table."""
+    return str(path).lower().endswith(TABLE_SUFFIXES)
+
+
+def read_table_file(path: str | Path) -> Table:
+    """A whole table, its column types found from all of it. Raises InputError, naming line and column."""
+    path = _existing(path)
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            return read_table(file.read(), str(path))
+    rows: list[list[str]] = []
+    names: list[str] = []
+    for header, piece, _ in _csv_pieces(path):
+        names = header
+        rows.extend(piece)
+    return _from_text(names, rows, None, 0, path)
+
+
+def table_pieces(path: str | Path, schema: Schema, rows: int = ROWS) -> Iterator[Table]:
+    """A table a piece at a time, its columns read as `schema` says: memory does not grow with the file."""
+    path = _existing(path)
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            for batch in file.iter_batches(rows):
+                import pyarrow  # pyright: ignore[reportMissingImports]
+
+                yield read_table(pyarrow.Table.from_batches([batch]), str(path))
+        return
+    for names, piece, first in _csv_pieces(path, rows):
+        yield _from_text(names, piece, schema, first, path)
+
+
+@contextlib.contextmanager
+def table_writer(path: str | Path) -> Iterator[Callable[[Table], None]]:
+    """A function that appends tables to a new file, which is there whole when all went well, or not at all."""
+    path = Path(path)
+    with atomic_write(path) as temporary:
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+
+            made: list[Any] = []
+
+            def append(table: Table) -> None:
+                arrow = to_container(_arrow_like(table))
+                if not made:
+                    made.append(pyarrow.parquet.ParquetWriter(temporary, arrow.schema))
+                made[0].write_table(arrow.cast(made[0].schema))
+
+            try:
+                yield append
+            finally:
+                for writer in made:
+                    writer.close()
+            return
+        opener = gzip.open if path.suffix.lower() == ".gz" else open
+        with opener(temporary, "wt", newline="", encoding="utf-8") as file:  # type: ignore[operator]
+            writer = csv.writer(file, delimiter="\t" if ".tsv" in path.name.lower() else ",")
+            started = []
+
+            def write(table: Table) -> None:
+                if not started:
+                    writer.writerow(list(table.columns))
+                    started.append(True)
+                writer.writerows(zip(*_as_text(table), strict=True))
+
+            yield write
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"no such file: {path}. Give a table: {', '.join(TABLE_SUFFIXES)}.")
+    return path
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise InputError(f"{path} is Parquet, which needs pyarrow: pip install pyarrow. Or give a .csv file.") from None
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"cannot read {path}: {error}. It is cut off, or no Parquet file; write it again.") from None
+    with file:
+        if not file.metadata.num_rows:
+            raise InputError(f"{path} has a header but 0 rows. Give at least one row.")
+        yield file
+
+
+def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[tuple[list[str], list[list[str]], int]]:
+    """Column names, rows of text and the line number of the first of them."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    line = 0
+    try:
+        with opener(path, "rt", newline="", encoding="utf-8-sig") as file:  # type: ignore[operator]
+            head = file.readline()
+            if not head.strip():
+                raise InputError(f"{path} is empty. Give a table with a line of column names and at least one row.")
+            delimiter = max(",;\t|", key=head.count)
+            first = next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            names = _names(first, path)
+            kept: Iterator[list[str]] = reader
+            line = 2
+            if names is None:
+                names, kept, line = [f"column{j}" for j in range(len(first))], itertools.chain([first], reader), 1
+            found = False
+            while piece := list(itertools.islice(kept, rows)):
+                whole = [row for row in piece if row]
+                for offset, row in enumerate(piece):
+                    if row and len(row) != len(names):
+                        raise InputError(
+                            f"{path} has {len(row)} cells in line {line + offset}, and {len(names)} columns: "
+                            f"it is cut off, or a cell holds the delimiter {delimiter!r}. Quote or complete that line."
+                        )
+                if whole:
+                    found = True
+                    yield names, whole, line
+                line += len(piece)
+            if not found:
+                raise InputError(f"{path} has a header but 0 rows. Give at least one row.")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 ({error.reason} in line {_undecodable(path, opener)}). "
+            "Convert it with iconv -t utf-8."
+        ) from None
+    except (EOFError, csv.Error, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise InputError(f"cannot read {path} near line {max(line, 1)}: {error}. It is cut off or damaged.") from None
+
+
+def _undecodable(path: Path, opener: Any) -> int:
+    """The number of the first line that is not UTF-8."""
+    with opener(path, "rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                text.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+def _names(first: list[str], path: Path) -> list[str] | None:
+    """The names in a first line; None where it is data: any number or gap in it."""
+    if any(cell.strip().lower() in GAPS or _is_number(cell) for cell in first):
+        return None
+    names = [cell.strip() for cell in first]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} names column {twice[0]!r} more than once. Rename one of them.")
+    return names
+
+
+def _from_text(names: list[str], rows: list[list[str]], schema: Schema | None, first: int, path: Path) -> Table:
+    text = np.array(rows, object).reshape(len(rows), len(names))
+    columns, dtypes = {}, {}
+    known = {} if schema is None else {c.name: c for c in schema.columns}
+    for j, name in enumerate(names):
+        cells = [cell.strip() for cell in text[:, j]]
+        column = known.get(name)
+        if column is None:
+            columns[name], dtypes[name] = _guess(cells)
+            continue
+        levels = [v for v in column.levels if not isinstance(v, str)]
+        numeric = column.kind in NUMERIC if not column.levels else bool(levels)
+        if column.kind == "date":
+            columns[name] = _dates(cells, name, first, path)
+        elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
+            columns[name] = _numbers(cells, name, first, path)
+        else:
+            columns[name] = _labels(cells)
+        dtypes[name] = column.dtype
+    return Table(columns, "csv", dtypes, index=text)
+
+
+def _guess(cells: list[str]) -> tuple[np.ndarray, str]:
+    """A column of text as numbers, dates or labels."""
+    seen = [cell for cell in cells if cell.lower() not in GAPS]
+    if seen and all(map(_is_number, seen)):
+        whole = all("." not in c and "e" not in c.lower() for c in seen)
+        return np.array([float(c) if c.lower() not in GAPS else np.nan for c in cells]), "int64" if whole else "float64"
+    if seen and all(len(c) >= 8 and c[:4].isdigit() and c[4] == "-" for c in seen):
+        with contextlib.suppress(ValueError):
+            return np.array([c if c.lower() not in GAPS else "NaT" for c in cells], "datetime64[ns]"), "datetime64[ns]"
+    return _labels(cells), "str"
+
+
+def _labels(cells: list[str]) -> np.ndarray:
+    labels = np.empty(len(cells), object)
+    labels[:] = [None if cell.lower() in GAPS else cell for cell in cells]
+    return labels
+
+
+def _numbers(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
+    numbers = np.full(len(cells), np.nan)
+    for row, cell in enumerate(cells):
+        if cell.lower() not in GAPS:
+            try:
+                numbers[row] = float(cell)
+            except ValueError:
+                raise InputError(
+                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where a number is needed. "
+                    "Correct it, or leave the cell empty."
+                ) from None
+    return numbers
+
+
+def _dates(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
+    dates = np.full(len(cells), "NaT", "datetime64[ns]")
+    for row, cell in enumerate(cells):
+        if cell.lower() not in GAPS:
+            try:
+                dates[row] = np.datetime64(cell, "ns")
+            except ValueError:
+                raise InputError(
+                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where a date as 2024-05-01 is needed."
+                ) from None
+    return dates
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return cell.strip().lower() not in GAPS
+
+
+def _as_text(table: Table) -> list[list[str]]:
+    """Columns as text: what a cell's own text was, where it had one; gaps empty."""
+    made = []
+    for j, (name, cells) in enumerate(table.columns.items()):
+        dtype = table.dtypes.get(name, table.dtypes.get("x", ""))
+        new = [_cell(value, dtype) for value in cells]
+        if isinstance(table.index, np.ndarray) and table.container == "csv" and j < table.index.shape[1]:
+            old = [str(cell) for cell in table.index[:, j]]
+            new = [o if o.strip().lower() not in GAPS else n for o, n in zip(old, new, strict=True)]
+        made.append(new)
+    return made
+
+
+def _cell(value: Any, dtype: str) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, np.datetime64):
+        return "" if np.isnat(value) else str(value.astype("datetime64[s]")).removesuffix("T00:00:00")
+    if isinstance(value, float):
+        whole = dtype.lower().startswith(("int", "uint")) and value == int(value)
+        return str(int(value)) if whole else repr(float(value))
+    return str(value)
+
+
+def _arrow_like(table: Table) -> Table:
+    """The table as pyarrow's, with types of Parquet for those of other containers."""
+    if table.container == "pyarrow":
+        return table
+    kinds = {"f": "double", "M": "timestamp[us]", "O": "object"}
+    dtypes = {}
+    for name, cells in table.columns.items():
+        dtype = table.dtypes.get(name, table.dtypes.get("x", "")).lower()
+        dtypes[name] = dtype if dtype.startswith(("int", "uint")) else kinds[cells.dtype.kind]
+    return Table(dict(table.columns), "pyarrow", dtypes)

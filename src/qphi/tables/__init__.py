@@ -1,0 +1,1 @@
+"""Models of tables: mixed columns, gaps, a factor analysis that networks bend."""

@@ -1,0 +1,116 @@
+"""A table's model from plain values, and where it starts: the factor analysis of its normal scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.families import StandardNormal
+from qphi.tables.likelihood import TableLikelihood
+from qphi.tables.linear import FactorAnalysis, factor_analysis
+from qphi.tables.networks import SkipDecoder, TableEncoder
+from qphi.tables.prior import WhitenedMixture
+from qphi.tables.rows import Shape, pseudo_numbers
+
+__all__ = ["TableArchitecture", "build", "choose", "linear_start", "skeleton"]
+
+PILOT = 2000  # rows of the factor analysis
+MOST_FACTORS = 16
+SILENT = 1e-4  # mean square weight below which a factor has shrunk to nothing
+FEWEST_LATENTS = 10  # a bend needs latents that the linear part has no use for
+
+
+@dataclasses.dataclass(frozen=True)
+class TableArchitecture:
+    """Everything that fixes the shape of a table's model."""
+
+    numeric: int
+    levels: tuple[int, ...]
+    latent_dim: int
+    hidden: tuple[int, ...]
+    intervals: tuple[int, ...] = ()  # numeric columns that have values with probability of their own
+    components: int = 0  # of the prior: 0 for N(0, I), otherwise a mixture of Gaussians
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a model file."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> TableArchitecture:
+        """The inverse of `to_json`."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return TableArchitecture(**fields)
+
+    def with_components(self, components: int) -> TableArchitecture:
+        """The same with another prior."""
+        return dataclasses.replace(self, components=components)
+
+    @property
+    def shape(self) -> Shape:
+        """The rows' shape."""
+        return Shape(self.numeric, self.levels, self.intervals)
+
+
+def choose(shape: Shape, latent_dim: int | None, hidden: tuple[int, ...]) -> TableArchitecture:
+    """Latents: as many as there are columns (levels less one for categories), at least 10, at most 16, unless told."""
+    if latent_dim is None:
+        freedom = shape.numeric + sum(n - 1 for n in shape.levels)
+        latent_dim = int(np.clip(freedom, FEWEST_LATENTS, MOST_FACTORS))
+    return TableArchitecture(shape.numeric, shape.levels, int(latent_dim), hidden, shape.intervals)
+
+
+def linear_start(
+    x: Float[np.ndarray, "rows columns 3"], a: TableArchitecture, rng: np.random.Generator
+) -> FactorAnalysis:
+    """Factor analysis of at most 2,000 rows' normal scores and level indicators; further latents nearly silent.
+
+    Indicators are divided by their standard deviation for it, so that a rare level counts as much as a column.
+    """
+    rows = np.sort(rng.permutation(len(x))[:PILOT])
+    values, mask = (np.array(part, np.float64) for part in pseudo_numbers(a.shape, jnp.asarray(x[rows])))
+    values[mask == 0] = np.nan
+    with np.errstate(invalid="ignore"):
+        spread = np.nanstd(values, axis=0)
+    spread = np.where(spread > 1e-2, spread, 1e-2)
+    factors = min(a.latent_dim, max(1, a.shape.indicators - len(a.levels) - 1))
+    found = factor_analysis(values / spread, factors, seed=int(rng.integers(2**31)))
+    weight = 0.05 * rng.normal(size=(len(spread), a.latent_dim))
+    alive = np.flatnonzero(np.mean(found.weight**2, axis=0) > SILENT)
+    weight[:, : len(alive)] = found.weight[:, alive]
+    return FactorAnalysis(weight * spread[:, None], found.mean * spread, found.noise * spread**2)
+
+
+def build(a: TableArchitecture, linear: FactorAnalysis, key: PRNGKeyArray) -> LatentVariableModel:
+    """The model that equals the factor analysis at the start.
+
+    A level's logit starts at log share + w'z / share, since softmax then gives share + w'z to first order.
+    """
+    encoder_key, decoder_key = jax.random.split(key)
+    n, shape = a.numeric, a.shape
+    share = jnp.clip(jnp.asarray(linear.mean[n:], float), 1e-3, 1.0)
+    weight, zeros = jnp.asarray(linear.weight, float), jnp.zeros((n, a.latent_dim))
+    weight = jnp.concatenate([weight[:n], zeros, jnp.clip(weight[n:] / share[:, None], -3.0, 3.0)])
+    bias = jnp.concatenate([jnp.asarray(linear.mean[:n], float), jnp.zeros(n), jnp.log(share)])
+    prior: Any = StandardNormal(a.latent_dim)
+    if a.components:
+        count, dim = a.components, a.latent_dim
+        eye = np.broadcast_to(np.eye(dim), (count, dim, dim))
+        prior = WhitenedMixture.of(np.full(count, 1 / count), np.zeros((count, dim)), eye)
+    return LatentVariableModel(
+        prior=prior,
+        encoder=TableEncoder(linear, shape, a.hidden, key=encoder_key),
+        decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
+        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float))),
+    )
+
+
+def skeleton(a: TableArchitecture, key: PRNGKeyArray) -> LatentVariableModel:
+    """A model of this shape with no meaning in its numbers: what a saved model's arrays are put into."""
+    count = a.shape.indicators
+    return build(a, FactorAnalysis(np.zeros((count, a.latent_dim)), np.zeros(count), np.ones(count)), key)

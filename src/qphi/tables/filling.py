@@ -1,0 +1,102 @@
+"""Filling gaps: draws of what is missing to single values, intervals and tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from qphi.data.codec import TableCodec
+from qphi.data.frames import Table, as_cells, to_container
+from qphi.data.schema import NUMERIC, seen_cells
+from qphi.errors import InputError
+
+__all__ = ["filled", "give_back", "intervals", "one_row"]
+
+
+def filled(codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws columns"]) -> Table:
+    """The table with each gap filled from its draws: their mean, median or commonest level, by the column's kind."""
+    columns = dict(table.columns)
+    for j, column in enumerate(codec.schema.modelled):
+        cells = columns[column.name]
+        gaps = ~seen_cells(cells)
+        if not gaps.any():
+            continue
+        values = codec.values(column.name, u[gaps, :, j])
+        if column.kind in ("categorical", "binary"):
+            best = _commonest(values.round().astype(int))
+        elif column.kind in ("real", "positive", "bounded") and not _whole(column):
+            best = values.mean(axis=1)
+        else:
+            best = np.median(values, axis=1)
+        made = codec.cells(column.name, best)
+        new = cells.copy()
+        new[gaps] = made.astype(object) if cells.dtype.kind == "O" else made
+        columns[column.name] = new
+    for column in codec.schema.columns:
+        if column.kind == "constant" and column.name in columns and column.value is not None:
+            cells = columns[column.name]
+            columns[column.name] = np.where(seen_cells(cells), cells, codec.constant(column, len(cells)))
+    return dataclasses.replace(table, columns=columns)
+
+
+def _whole(column: Any) -> bool:
+    return column.dtype.lower().startswith(("int", "uint"))
+
+
+def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
+    counts = np.stack([(levels == k).sum(axis=1) for k in range(int(levels.max()) + 1)], axis=1)
+    return counts.argmax(axis=1).astype(float)
+
+
+def intervals(
+    codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws columns"], coverage: float
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Central intervals of the draws of numeric columns (of level numbers for ordinals); observed cells twice."""
+    found = {}
+    for j, column in enumerate(codec.schema.modelled):
+        if column.kind not in NUMERIC or column.kind == "ordinal" or column.kind == "date":
+            continue
+        values = codec.values(column.name, u[:, :, j])
+        ends = np.quantile(values, [(1 - coverage) / 2, (1 + coverage) / 2], axis=1)
+        cells = table.columns[column.name]
+        seen = seen_cells(cells)
+        low, high = (np.where(seen, cells.astype(float), end) for end in ends)
+        found[column.name] = (low, high)
+    return found
+
+
+def one_row(codec: TableCodec, given: Mapping[str, Any]) -> Table:
+    """A table of one row with these cells and gaps elsewhere. Raises InputError for unknown columns and levels."""
+    columns = {}
+    for column in codec.schema.columns:
+        numeric = column.kind in NUMERIC and column.kind not in ("ordinal", "date")
+        blank: Any = np.full(1, np.nan) if numeric else np.full(1, None, object)
+        columns[column.name] = np.array(["NaT"], "datetime64[ns]") if column.kind == "date" else blank
+    for name, value in given.items():
+        column = codec.schema[name]
+        if column.levels and value not in column.levels:
+            raise InputError(
+                f"given {name}={value!r}: the fit saw no such level. Use one of "
+                f"{', '.join(map(repr, column.levels[:8]))}."
+            )
+        if column.kind in ("id", "text", "constant"):
+            raise InputError(f"given {name}: the column is {column.kind} and not part of the model. Leave it out.")
+        columns[name] = as_cells(
+            np.array([value], object) if column.kind != "date" else np.array([value], "datetime64")
+        )
+    return Table(columns, codec.schema.container, {c.name: c.dtype for c in codec.schema.columns})
+
+
+def give_back(table: Table, original: Any) -> Any:
+    """The filled table in its container; a pandas frame keeps its very columns where nothing was missing."""
+    if table.container != "pandas":
+        return to_container(table)
+    made, new = original.copy(), to_container(table)
+    for position, label in enumerate(original.columns):
+        if original.iloc[:, position].isna().any():
+            made.isetitem(position, new[str(label)])
+    return made

@@ -1,0 +1,135 @@
+"""What one does with a trained table model: draw cells given others, score rows and cells, sample."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Key
+
+from qphi.autoencoders.evaluation import in_blocks, row_keys
+from qphi.autoencoders.model import LatentVariableModel
+
+__all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_rows", "score_cells"]
+
+KEEP = 0x7AB1E  # folded into keys: not a stream that training used
+
+
+def _weighted(
+    model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, particles: int
+) -> tuple[Key[Array, " rows"], Array, Array]:
+    """Keys of the rows, proposals z (particles, rows, dim) and log weights (particles, rows)."""
+    q, p = model.posterior(xs), model.observe(xs)
+    keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, KEEP), seed))(row_keys(xs))
+    z = eqx.filter_vmap(lambda member, k: member.sample_many(k, particles), out_axes=1)(q.family, keys)
+    log_prior = model.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
+    return keys, z, p.log_likelihood_many(z) + log_prior - q.log_prob_many(z)
+
+
+@eqx.filter_jit
+def _draw_block(
+    model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, draws: int, particles: int
+):
+    keys, z, log_weights = _weighted(model, xs, seed, particles)
+    # systematic resampling: one uniform number a row, its draws evenly spread over the weights
+    ends = jnp.cumsum(jax.nn.softmax(log_weights, axis=0), axis=0)
+    offset = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1)))(keys)
+    wanted = (jnp.arange(draws)[:, None] + offset) / draws
+    index = jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(ends, wanted).clip(0, particles - 1)
+    chosen = jnp.take_along_axis(z, index[:, :, None], axis=0)
+    # resampling leaves equal draws side by side; whoever takes some of the draws should take any
+    order = np.random.default_rng(KEEP).permutation(draws)
+    outputs = jax.vmap(model.decode)(chosen[order])
+    # one stream of noise for each row: a key for every draw would compile several times slower
+    drawn = jax.vmap(model.likelihood.sample_many, in_axes=(0, 1), out_axes=1)(  # pyright: ignore[reportAttributeAccessIssue]
+        jax.vmap(lambda k: jax.random.fold_in(k, 2))(keys), outputs
+    )
+    return jnp.swapaxes(drawn, 0, 1)
+
+
+def draw_given(
+    model: LatentVariableModel,
+    x: Float[np.ndarray, "rows columns 3"],
+    draws: int,
+    *,
+    seed: int = 0,
+    particles: int | None = None,
+) -> Float[np.ndarray, "rows draws columns"]:
+    """Draws of every cell from p(x_j | x_obs): normal scores and level numbers; the observed cells' are new too.
+
+    Latents are drawn by importance resampling of `particles` (as many as draws, at least 64) draws of q(z|x_obs) with
+    weights p(x_obs, z) / q(z), then cells from p(x_j | z): exact for many particles. Source: Mattei & Frellsen (2019),
+    section 3.2. Randomness is a row's own: its draws depend on no other row.
+    """
+    particles = max(draws, 64) if particles is None else particles
+
+    def block(xs):
+        return _draw_block(model, jnp.asarray(xs), jnp.asarray(seed), draws, particles)
+
+    return in_blocks(block, x, 4 * particles * x.shape[1])
+
+
+@eqx.filter_jit
+def _score_block(model: LatentVariableModel, xs: Float[Array, "rows columns 3"], particles: int):
+    _, z, log_weights = _weighted(model, xs, jnp.asarray(0), particles)
+    evidence = logsumexp(log_weights, axis=0) - jnp.log(particles)
+    outputs = jax.vmap(model.decode)(z)
+    cells = jax.vmap(jax.vmap(model.likelihood.cells), in_axes=(0, None))(outputs, xs)  # type: ignore[attr-defined]
+    # log p(x_j | the other cells) = -log E[1 / p(x_j | z)] over the posterior: a harmonic mean
+    log_posterior = jax.nn.log_softmax(log_weights, axis=0)
+    alone = -logsumexp(log_posterior[..., None] - jnp.maximum(cells, -40.0), axis=0)
+    return evidence, alone
+
+
+def score_cells(
+    model: LatentVariableModel, x: Float[np.ndarray, "rows columns 3"], particles: int = 64
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]]:
+    """log p(x_obs) of each row, and log p(x_j | other observed cells) of each cell; nats on the scale of scores."""
+
+    def block(xs):
+        return _score_block(model, jnp.asarray(xs), particles)
+
+    evidence, alone = in_blocks(block, x, 4 * particles * x.shape[1])
+    return evidence.astype(float), np.where(np.isnan(x[..., 0]), 0.0, alone)
+
+
+@eqx.filter_jit
+def _encode_block(model: LatentVariableModel, xs: Float[Array, "rows columns 3"]):
+    q = model.posterior(xs).family
+    return q.mean, jnp.sqrt(jnp.sum(q.factor**2, axis=-1))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def encode_rows(
+    model: LatentVariableModel, x: Float[np.ndarray, "rows columns 3"]
+) -> tuple[Float[np.ndarray, "rows dim"], Float[np.ndarray, "rows dim"]]:
+    """Means and standard deviations of q(z | observed cells)."""
+    return in_blocks(lambda block: _encode_block(model, jnp.asarray(block)), x, x.shape[1] * 3)
+
+
+@eqx.filter_jit
+def _mode_block(model: LatentVariableModel, z: Float[Array, "rows dim"]) -> Float[Array, "rows columns"]:
+    return jax.vmap(model.likelihood.mean)(model.decode(z))[..., 0]
+
+
+def decoded_modes(model: LatentVariableModel, z: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows columns"]:
+    """The mean normal score and the likeliest level of every column given z."""
+    return in_blocks(lambda block: _mode_block(model, jnp.asarray(block)), np.asarray(z, np.float32), 100)
+
+
+@eqx.filter_jit
+def _sample_block(model: LatentVariableModel, keys: Key[Array, " rows"]) -> Float[Array, "rows columns"]:
+    split = jax.vmap(jax.random.split)(keys)
+    z = jax.vmap(model.prior.sample)(split[:, 0])
+    return jax.vmap(model.likelihood.sample)(split[:, 1], model.decode(z))[..., 0]
+
+
+def sample_rows(model: LatentVariableModel, count: int, seed: int) -> Float[np.ndarray, "rows columns"]:
+    """Rows of normal scores and level numbers, z from p(z), x from p(x|z); the i-th is the same for every `count`."""
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), KEEP)
+
+    def block(numbers):
+        return _sample_block(model, jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(numbers)))
+
+    return in_blocks(block, np.arange(count), 100)

@@ -1,0 +1,216 @@
+"""Columns to kinds, to normal scores, and back: types, ranges, levels, order and gaps."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from qphi import InputError
+from qphi.data.codec import TableCodec, fit_codec
+from qphi.data.frames import read_table, to_container
+from qphi.data.schema import find_schema
+from qphi.data.scores import fit_scores
+
+ROWS = 400
+
+
+def columns() -> dict:
+    rng = np.random.default_rng(0)
+    days = np.datetime64("2020-01-01") + rng.integers(0, 90, ROWS).astype("timedelta64[D]")
+    days = days.astype("datetime64[ns]")
+    days[3] = np.datetime64("NaT")
+    city = rng.choice(np.array(["Rome", "Oslo", "Bern", None], object), ROWS, p=[0.6, 0.2, 0.15, 0.05])
+    return {
+        "height": np.where(rng.random(ROWS) < 0.1, np.nan, rng.normal(170, 10, ROWS)),
+        "income": np.exp(rng.normal(8, 1.5, ROWS)),
+        "gain": np.where(rng.random(ROWS) < 0.8, 0.0, rng.exponential(1000, ROWS)),
+        "visits": rng.poisson(15, ROWS).astype(float),
+        "grade": rng.integers(1, 6, ROWS),
+        "share": rng.uniform(0, 1, ROWS),
+        "city": city,
+        "member": rng.choice(np.array([True, False], object), ROWS),
+        "day": days,
+        "number": np.arange(ROWS),
+        "name": np.array([f"person {i}" for i in range(ROWS)], object),
+        "unit": np.full(ROWS, "kg", object),
+    }
+
+
+KINDS = {
+    "height": "real", "income": "positive", "gain": "real", "visits": "count", "grade": "ordinal", "share": "bounded",
+    "city": "categorical", "member": "binary", "day": "date", "number": "id", "name": "text", "unit": "constant",
+}  # fmt: skip
+
+
+def test_kinds_are_found_and_printed():
+    schema = find_schema(read_table(columns()))
+    assert {c.name: c.kind for c in schema.columns} == KINDS
+    lines = str(schema).splitlines()
+    assert lines[0].split() == ["column", "kind", "missing", "values"]
+    assert "city" in lines[7]
+    assert "3 levels: Rome, Oslo, Bern" in lines[7]
+
+
+def test_kinds_can_be_overridden_by_a_dictionary_or_a_file(tmp_path):
+    table = read_table(columns())
+    assert find_schema(table, {"visits": "real"})["visits"].kind == "real"
+    (tmp_path / "kinds.json").write_text(json.dumps({"grade": "categorical"}))
+    assert find_schema(table, tmp_path / "kinds.json")["grade"].kind == "categorical"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"heigth": "real"}, "names column 'heigth', which is not there"),
+        ({"height": "float"}, "the kind 'float'. Use one of real, positive"),
+        ({"height": "count"}, "'height' cannot be a count: .* is no whole number"),
+        ({"gain": "positive"}, "'gain' cannot be positive: it has 0"),
+        ({"city": "real"}, "'city' cannot be real: it has text"),
+    ],
+)
+def test_kinds_that_do_not_fit_are_refused(kinds, message):
+    with pytest.raises(InputError, match=message):
+        find_schema(read_table(columns()), kinds)
+
+
+def test_round_trip_keeps_values_gaps_and_order():
+    table = read_table(columns())
+    codec = TableCodec.from_json(json.loads(json.dumps(fit_codec(table).to_json())))
+    x = codec.transform(table).x
+    back = to_container(codec.inverse_transform(x[..., 2].astype(float)))
+    assert list(back) == list(table.columns)
+    for name, cells in table.columns.items():
+        if KINDS[name] in ("id", "text"):
+            continue
+        if cells.dtype.kind == "f":
+            np.testing.assert_allclose(back[name], cells, rtol=2e-4, atol=1e-3)
+        else:
+            assert back[name].dtype == cells.dtype
+            np.testing.assert_array_equal(back[name], cells)
+    assert np.isnan(x[3, codec.names.index("day")]).all()
+
+
+def test_normal_scores_of_a_normal_column_are_its_standard_scores():
+    # 32 knots of 50,000 cells: the distribution function errs by less than 0.01, and so do scores within 2 sd
+    x = np.random.default_rng(0).normal(5, 3, 50_000)
+    scores = fit_scores(x)
+    ends, slope = scores.encode(np.linspace(0, 10, 11))
+    np.testing.assert_allclose(ends[:, 0], (np.linspace(0, 10, 11) - 5) / 3, atol=0.04)
+    np.testing.assert_allclose(slope, -np.log(3), atol=0.2)
+    assert (ends[:, 0] == ends[:, 1]).all()
+
+
+def test_an_atom_is_the_interval_that_its_share_says():
+    x = np.concatenate([np.zeros(900), np.random.default_rng(1).exponential(size=100)])
+    (low, high, centre), slope = (part[0] for part in fit_scores(x).encode(np.zeros(1)))
+    assert norm.cdf(high) - norm.cdf(low) == pytest.approx(0.9, abs=2e-3)
+    assert low < centre < high
+    assert slope == 0
+    assert np.mean(fit_scores(x).decode(np.random.default_rng(2).normal(size=10_000)) == 0) == pytest.approx(
+        0.9, abs=0.012
+    )
+
+
+def test_multiplying_a_column_changes_its_slope_only():
+    x = np.random.default_rng(0).gamma(2.0, size=300)
+    for log in (False, True):
+        a, b = fit_scores(x, log=log), fit_scores(1000 * x, log=log)
+        (ends, slope), (ends_b, slope_b) = a.encode(x), b.encode(1000 * x)
+        np.testing.assert_allclose(ends, ends_b, atol=1e-9)
+        np.testing.assert_allclose(slope - slope_b, np.log(1000), atol=1e-9)
+
+
+def test_whole_numbers_have_probabilities_that_sum_to_one():
+    scores = fit_scores(np.random.default_rng(0).poisson(4, 500).astype(float), step=1.0)
+    ends, _ = scores.encode(np.arange(-10.0, 60.0))
+    assert np.sum(norm.cdf(ends[:, 1]) - norm.cdf(ends[:, 0])) == pytest.approx(1, abs=0.02)
+
+
+def test_outliers_bend_scores_to_logarithms():
+    x = np.random.default_rng(0).normal(size=200)
+    ends, slope = fit_scores(x).encode(np.array([1e3, 1e6, -1e6]))
+    assert np.abs(ends).max() < 30
+    assert np.isfinite(slope).all()
+    np.testing.assert_allclose(fit_scores(x).decode(ends[:, 0]), [1e3, 1e6, -1e6], rtol=1e-6)
+
+
+def test_unseen_levels_become_gaps_with_a_warning():
+    codec = fit_codec(read_table(columns()))
+    new = {name: cells[:3].copy() for name, cells in columns().items()}
+    new["city"][1] = "Paris"
+    with pytest.warns(UserWarning, match=r"'city' has a level that the fit did not see, 'Paris', in row 1"):
+        x = codec.transform(read_table(new)).x
+    assert np.isnan(x[1, codec.names.index("city")]).all()
+
+
+def test_columns_that_do_not_fit_are_named():
+    codec = fit_codec(read_table(columns()))
+    less, more, other = columns(), columns(), columns()
+    del less["height"]
+    more["weight"] = np.ones(ROWS)
+    other["visits"] = np.array(["many"] * ROWS, object)
+    for table, message in (
+        (less, "has no column 'height'"),
+        (more, "has a column 'weight' that the model does not know"),
+        (other, "'visits' has 'many' in row 0, where a number is needed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            codec.transform(read_table(table))
+
+
+def test_rare_levels_are_pooled_and_come_back():
+    rng = np.random.default_rng(0)
+    words = np.array([f"w{k}" for k in rng.zipf(1.3, 5000) % 300], object)
+    codec = fit_codec(read_table({"word": words, "x": rng.normal(size=5000)}), {"word": "categorical"})
+    assert codec.level_counts == (100,)
+    u = codec.transform(read_table({"word": words, "x": np.zeros(5000)})).x[..., 2].astype(float)
+    back = codec.inverse_transform(u, rng=np.random.default_rng(1)).columns["word"]
+    assert len(set(back)) > 150  # rare levels survive
+    assert np.mean(back == words) > 0.7
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.ones((5, 2)), "no column can be modelled"),
+        ({}, "0 rows and 0 columns"),
+        ({"a": [1, 2], "b": [1]}, "different lengths"),
+        (np.zeros((3, 2), complex), "Complex data not supported"),
+        (np.array([[1.0, np.inf], [2.0, 0.0], [3.0, 1.0]]), "infinity in row 0"),
+    ],
+)
+def test_tables_that_cannot_be_used(x, message):
+    with pytest.raises(InputError, match=message):
+        fit_codec(read_table(x))
+
+
+def test_pandas_comes_back_as_it_was():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({k: v for k, v in columns().items() if KINDS[k] not in ("id", "text")})
+    frame["size"] = pandas.Categorical.from_codes(np.arange(ROWS) % 3, ["S", "M", "L"], ordered=True)
+    frame["count"] = frame["grade"].astype("Int64")
+    table = read_table(frame)
+    codec = fit_codec(table)
+    assert codec.schema["size"].kind == "ordinal"
+    back = to_container(codec.inverse_transform(codec.transform(table).x[..., 2].astype(float)))
+    assert back.dtypes.astype(str).to_dict() == frame.dtypes.astype(str).to_dict()
+    assert list(back["size"].cat.categories) == ["S", "M", "L"]
+    assert (back["size"] == frame["size"]).all()
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_polars_and_arrow_come_back_with_their_types(library):
+    module = pytest.importorskip(library)
+    plain = {
+        "n": [1, 2, None, 40],
+        "s": ["a", "b", None, "a"],
+        "x": [0.5, None, 2.5, 1.0],
+        "b": [True, None, False, True],
+    }
+    frame = module.DataFrame(plain) if library == "polars" else module.table(plain)
+    table = read_table(frame)
+    codec = fit_codec(table)
+    back = to_container(codec.inverse_transform(codec.transform(table).x[..., 2].astype(float)))
+    assert str(back.schema) == str(frame.schema)
+    assert (back.to_dict(as_series=False) if library == "polars" else back.to_pydict())["s"] == plain["s"]

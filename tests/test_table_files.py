@@ -1,0 +1,136 @@
+"""Tables in files: what is read, what is refused and in which words, and what is written back to the letter."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from qphi import InputError
+from qphi.cli.main import main
+from qphi.data.codec import fit_codec
+from qphi.data.schema import find_schema
+from qphi.data.table_files import is_table_file, read_table_file, table_pieces, table_writer
+
+TEXT = 'name;when;score;n\n"A;1";2024-05-01;0.10;3\nB;;?;4\nC;2024-05-03;2.50;\nB;2024-05-04;1e1;12\n'
+
+
+def test_a_file_comes_back_to_the_letter(tmp_path):
+    (tmp_path / "a.csv").write_text(TEXT)
+    table = read_table_file(tmp_path / "a.csv")
+    assert {k: v.dtype.kind for k, v in table.columns.items()} == {"name": "O", "when": "M", "score": "f", "n": "f"}
+    np.testing.assert_array_equal(np.isnan(table.columns["score"]), [False, True, False, False])
+    table.columns["score"][1] = 7.25
+    with table_writer(tmp_path / "b.csv") as write:
+        write(table)
+    assert (tmp_path / "b.csv").read_text().splitlines() == [
+        "name,when,score,n", "A;1,2024-05-01,0.10,3", "B,,7.25,4", "C,2024-05-03,2.50,", "B,2024-05-04,1e1,12",
+    ]  # fmt: skip
+
+
+def test_a_file_without_names_and_in_pieces(tmp_path):
+    lines = [f"{i % 7}, {'x' if i % 3 else 'y'}, {i / 8}" for i in range(50)]
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write("\n".join(lines))
+    whole = read_table_file(tmp_path / "a.csv.gz")
+    assert list(whole.columns) == ["column0", "column1", "column2"]
+    pieces = list(table_pieces(tmp_path / "a.csv.gz", find_schema(whole), rows=20))
+    assert [piece.rows for piece in pieces] == [20, 20, 10]
+    for name, cells in whole.columns.items():
+        np.testing.assert_array_equal(np.concatenate([piece.columns[name] for piece in pieces]), cells)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"a,b\n", "has a header but 0 rows"),
+        (b"a,a\n1,2\n", "names column 'a' more than once"),
+        (b"a,b\n1,2\n3\n", "has 1 cells in line 3, and 2 columns"),
+        ("a,b\n1,2\nä,1\n".encode("latin1"), r"is not UTF-8 .* in line 3\).* iconv"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, content, message):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_table_file(tmp_path / "a.csv")
+
+
+def test_a_file_that_was_cut_off(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n" * 2000)[:40])
+    with pytest.raises(InputError, match="It is cut off or damaged"):
+        read_table_file(tmp_path / "a.csv.gz")
+
+
+def test_a_wrong_cell_is_named_by_column_and_line(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i / 8},{i / 3}\n" for i in range(30)))
+    schema = fit_codec(read_table_file(tmp_path / "a.csv")).schema
+    (tmp_path / "b.csv").write_text("x,y\n1,2\n3,four\n")
+    with pytest.raises(InputError, match="column 'y' has 'four' in line 3, where a number is needed"):
+        list(table_pieces(tmp_path / "b.csv", schema))
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    (tmp_path / "a.csv").write_text(TEXT)
+    table = read_table_file(tmp_path / "a.csv")
+
+    def interrupted() -> None:
+        with table_writer(tmp_path / "b.csv") as write:
+            write(table)
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        interrupted()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_parquet_comes_back(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.csv").write_text(TEXT)
+    table = read_table_file(tmp_path / "a.csv")
+    with table_writer(tmp_path / "a.parquet") as write:
+        write(table)
+    again = read_table_file(tmp_path / "a.parquet")
+    for name, cells in table.columns.items():
+        np.testing.assert_array_equal(again.columns[name], cells)
+    assert is_table_file(tmp_path / "a.parquet")
+    assert not is_table_file("a.npy")
+
+
+def test_the_shell_shows_a_schema_and_refuses_what_makes_no_sense(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").write_text(TEXT)
+    assert main(["schema", "a.csv", "--kind", "n=real"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["name", "categorical"], ["when", "date"], ["score", "real"], ["n", "real"],
+    ]  # fmt: skip
+    for arguments, message in (
+        (["schema", "a.csv", "--kind", "n"], "COLUMN=KIND is needed"),
+        (["schema", "b.csv"], "no such file: b.csv"),
+        (["fit", "a.csv", "--beta", "2"], "--beta has no effect on a table"),
+        (["fit", "digits", "--kind", "a=real"], "--kind and --kinds are for tables"),
+        (["impute", "nowhere", "a.csv"], "there is no run folder nowhere"),
+    ):
+        assert main(arguments) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.slow
+def test_the_shell_fits_fills_scores_and_samples_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=200)
+    cells = [["", f"{v:.3f}"][int(rng.random() > 0.2)] + f",{2 * v:.3f},{'abc'[int(v > 0)]}" for v in z]
+    (tmp_path / "a.csv").write_text("\n".join(["x,y,k", *cells]) + "\n")
+    assert main(["fit", "a.csv", "--out", "run", "--epochs", "3"]) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert main(["impute", "run", "a.csv", "-o", "full.csv"]) == 0
+    full = (tmp_path / "full.csv").read_text().splitlines()
+    assert all(new == old or old.startswith(",") for new, old in zip(full, ["x,y,k", *cells], strict=True))
+    assert not any(line.startswith(",") for line in full)
+    assert main(["score", "run", "a.csv", "-o", "scores.csv"]) == 0
+    assert (tmp_path / "scores.csv").read_text().splitlines()[0] == "row,log_p,anomaly_score,because_of"
+    assert main(["sample", "run", "-n", "30", "-o", "new.csv", "--given", "k=b"]) == 0
+    assert all(line.endswith(",b") for line in (tmp_path / "new.csv").read_text().splitlines()[1:])
+    assert main(["encode", "run", "a.csv"]) == 2

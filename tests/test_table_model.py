@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from qphi.bounds import ELBO
+from qphi.bounds import ELBO, IWAE
 from qphi.tables.build import TableArchitecture, build
 from qphi.tables.likelihood import TableLikelihood, log_interval
 from qphi.tables.linear import FactorAnalysis, factor_analysis
-from qphi.tables.objective import ImportanceWeighted, TableObjective
+from qphi.tables.objective import TableObjective
 from qphi.tables.rows import Shape
 from qphi.tables.training import with_weights
 from qphi.tables.uses import draw_given
@@ -72,7 +72,7 @@ def test_at_the_start_the_bound_is_the_evidence_for_every_pattern_of_gaps(model)
     # q is the exact posterior of the linear model, so every draw's weight is p(x_obs), whatever the noise
     x = gappy(16)
     xs = jnp.asarray(rows_of(x))
-    for bound in (ELBO(1), ImportanceWeighted(3)):
+    for bound in (ELBO(1), IWAE(3)):
         estimate = bound(model.posterior(xs), model.observe(xs), jax.random.key(1))
         np.testing.assert_allclose(estimate.log_weights[0], conditional(x)[2], atol=2e-3)
     np.testing.assert_allclose(estimate.surrogate, conditional(x)[2], atol=2e-3)
@@ -132,7 +132,7 @@ def test_levels_are_sampled_with_their_probabilities():
 
 def test_weights_count_rows_and_hidden_cells_are_left_out(model):
     x = rows_of(gappy(16))
-    objective = TableObjective(ImportanceWeighted(2), jnp.asarray(1.0))
+    objective = TableObjective(IWAE(2), jnp.asarray(1.0))
     key = jax.random.key(3)
     weights = np.where(np.arange(16) < 8, 2.0, 0.0)
     whole = objective.score(model, jnp.asarray(with_weights(x, np.ones(16))), key)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from qphi.bounds import IWAE
 from qphi.families.mixture import GaussianMixture
 from qphi.precision import double
 from qphi.tables.build import TableArchitecture, build
 from qphi.tables.linear import FactorAnalysis
-from qphi.tables.objective import ImportanceWeighted, TableObjective
+from qphi.tables.objective import TableObjective
 from qphi.tables.posterior import FactorGaussian
 from qphi.tables.prior import WhitenedMixture
 from qphi.tables.systems import triangular_factors
@@ -90,7 +91,7 @@ def test_no_program_of_tables_factorises(components):
     linear = FactorAnalysis(rng.normal(size=(8, 4)), np.full(8, 0.3), np.full(8, 0.5))
     model = build(architecture, linear, jax.random.key(0))
     xs = jnp.asarray(np.repeat(rng.integers(0, 2, (6, 5, 1)), 3, axis=2), jnp.float32)
-    objective = TableObjective(ImportanceWeighted(2), jnp.asarray(0.5))
+    objective = TableObjective(IWAE(2), jnp.asarray(0.5))
     batch = jnp.asarray(with_weights(np.asarray(xs), np.ones(6)))
 
     @eqx.filter_grad

@@ -6,37 +6,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from qphi.bounds.base import AbstractBound, Density, Estimate, Variational
-from qphi.bounds.factored import FactoredDensity
+from qphi.bounds.base import AbstractBound
 from qphi.bounds.objective import AbstractObjective, Scores
 
-__all__ = ["ImportanceWeighted", "TableObjective"]
+__all__ = ["TableObjective"]
 
 _HIDING = 7  # folded into a step's key: which cells it hides
-
-
-class ImportanceWeighted(AbstractBound):
-    """log (1/K) sum_k p(x_obs, z_k) / q(z_k), nats: at least the ELBO, at most log p(x_obs), rising with K.
-
-    Sources: Burda et al. (2016), eq. 8; with gaps Mattei & Frellsen (2019), MIWAE, eq. 4.
-    """
-
-    particles: int = 20
-
-    def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
-        if not isinstance(p, FactoredDensity):
-            raise TypeError(f"ImportanceWeighted needs a likelihood times a prior; {type(p).__name__} is not one.")
-        z, log_q = q.sample_and_log_prob_many(key, self.particles)
-        log_likelihood = p.log_likelihood_many(z)
-        kl = log_q - p.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(log_q.shape)
-        log_weights = log_likelihood - kl
-        # normalised by the number of weights actually summed
-        value = logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
-        parts = {"log_likelihood": jnp.mean(log_likelihood, axis=0), "kl": jnp.mean(kl, axis=0)}
-        return Estimate(value, jnp.mean(log_weights, axis=0), parts, log_weights)
 
 
 class TableObjective(AbstractObjective):

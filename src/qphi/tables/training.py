@@ -15,7 +15,8 @@ from sklearn.mixture import GaussianMixture as MixtureFit
 from qphi.autoencoders.evaluation import in_blocks
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import Training, plan
-from qphi.tables.objective import ImportanceWeighted, TableObjective
+from qphi.bounds import IWAE
+from qphi.tables.objective import TableObjective
 from qphi.tables.prior import WhitenedMixture
 
 __all__ = ["fit_prior", "plan_table"]
@@ -51,7 +52,7 @@ def plan_table(
         with_weights(train, weights[0]),
         with_weights(held_out, weights[1]),
         key,
-        bound=ImportanceWeighted(particles),
+        bound=IWAE(particles),
         learning_rate=learning_rate,
         batch_size=batch,
         patience=8 if size <= SMALL else 4,
@@ -60,8 +61,8 @@ def plan_table(
     hide = jnp.asarray(max(0.0, MOST_HIDDEN - missing))
     problem = dataclasses.replace(
         training.problem,
-        objective=TableObjective(ImportanceWeighted(particles), hide),
-        scoring=TableObjective(ImportanceWeighted(particles), jnp.asarray(0.0)),
+        objective=TableObjective(IWAE(particles), hide),
+        scoring=TableObjective(IWAE(particles), jnp.asarray(0.0)),
     )
     return dataclasses.replace(training, problem=problem)
 

@@ -21,7 +21,7 @@ benchmarks/results/posteriordb.json and the table of docs/posteriors.md.
 
     python benchmarks/posteriordb.py                          # qphi at standard effort, 5 seeds
     python benchmarks/posteriordb.py --effort thorough
-    python benchmarks/posteriordb.py --methods qphi nuts svi pathfinder30 pathfinder100  # side by side; peers, 2 seeds and 240 s
+    python benchmarks/posteriordb.py --methods qphi nuts svi pathfinder30 pathfinder100  # peers: 2 seeds, 240 s
 """
 
 from __future__ import annotations

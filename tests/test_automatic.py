@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 import qphi
-from posterior_zoo import DOUBTFUL, RIGHT, fitted
+from posterior_zoo import DOUBTFUL, HARD, RIGHT, fitted
 from qphi.verdict import Trust
 
 KEY = jax.random.key(0)
@@ -41,6 +41,17 @@ def test_what_is_usable_is_right(name):
         error = posterior.log_evidence_standard_error
         assert abs(posterior.log_evidence - known.log_evidence) < 4 * error + 0.02
         assert posterior.elbo <= known.log_evidence + 4 * posterior.elbo_standard_error + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_hard_is_near_or_not_usable(name):
+    known = HARD[name]
+    posterior = fitted(known)
+    assert posterior.verdict.trust in known.verdicts
+    if posterior.verdict.trust.usable:
+        assert np.max(np.abs(posterior.mean()["x"] - known.mean) / known.sd) < 0.3
+        assert np.max(np.abs(np.log(posterior.sd()["x"] / known.sd))) < np.log(1.5)
 
 
 @pytest.mark.parametrize("name", _named(DOUBTFUL))

@@ -22,15 +22,15 @@ PAGE = ROOT / "docs" / "theory.md"
 
 def main() -> None:
     options = parser(__doc__).parse_args()
-    from pages import figures, run, sign
+    from pages import digest, figures, run, sign
 
-    began = time.monotonic()
+    began, code = time.monotonic(), digest(PAGE)
     folder = figure_file("theory", options.smoke).parent
     if options.smoke:  # the page writes into figures/ of the folder it runs in
         (folder / "figures").mkdir(exist_ok=True)
     run(PAGE, folder if options.smoke else PAGE.parent)
     if not options.smoke:
-        sign(PAGE)
+        sign(PAGE, code)
     print(f"{PAGE.name}: every assert holds; {', '.join(figures(PAGE))}; {time.monotonic() - began:.0f} s")
 
 

@@ -36,10 +36,10 @@ def signature(page: Path) -> str | None:
     return found[-1] if found else None
 
 
-def sign(page: Path) -> None:
-    """Writes down that the page's figures are those of its code as it is now."""
+def sign(page: Path, code: str) -> None:
+    """Writes down that the page's figures were made by `code`, the `digest` of the page at the time."""
     text = _SIGNATURE.sub("", page.read_text(encoding="utf-8")).rstrip("\n")
-    page.write_text(f"{text}\n\n<!-- figures made by code {digest(page)} -->\n", encoding="utf-8")
+    page.write_text(f"{text}\n\n<!-- figures made by code {code} -->\n", encoding="utf-8")
 
 
 def run(page: Path, folder: Path) -> dict[str, Any]:

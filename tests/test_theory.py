@@ -39,11 +39,11 @@ def test_the_figures_in_the_repository_were_made_by_this_code():
 
 @pytest.mark.parametrize("name", figures(PAGE))
 def test_the_figures_in_the_repository_look_like_those_written(built, name):
-    """Up to what another machine's arithmetic may move: one part in fifty of the ink, in cells of 20 pixels."""
+    """Up to what another machine's arithmetic may move: a twentieth of the ink, in cells of 20 pixels."""
     folder, _ = built
     made, kept = (_cells(path / name) for path in (folder, PAGE.parent))
     assert made.shape == kept.shape, REBUILD
-    assert _difference(made, kept) < 0.02, REBUILD
+    assert _difference(made, kept) < 0.05, REBUILD
 
 
 def _cells(path: Path) -> np.ndarray:
@@ -65,12 +65,22 @@ def test_other_figures_are_told_apart(built):
         ink = _cells(folder / name)
         assert _difference(ink, np.roll(ink, 1, axis=1)) > 0.1  # moved by a cell
         emptied = ink.copy()
-        emptied[len(ink) // 3 : 2 * len(ink) // 3, : ink.shape[1] // 2] = 0  # a part of a panel gone
-        assert _difference(ink, emptied) > 0.02
+        emptied[:, : ink.shape[1] // 3] = 0  # most of a panel gone
+        assert _difference(ink, emptied) > 0.1
 
 
 def test_every_block_after_the_first_claims_something():
     assert [number for number, block in enumerate(blocks(PAGE)) if "assert " not in block] == [0]
+
+
+def test_another_evidence_breaks_the_claims_of_jensens_inequality(built):
+    _, names = built
+    (block,) = [block for block in blocks(PAGE) if "# Jensen, for each datum" in block]
+    claims = "\n".join(line for line in block.splitlines() if line.startswith("assert "))
+    exec(claims, dict(names))
+    for nats in (-0.5, 0.5):
+        with pytest.raises(AssertionError):
+            exec(claims, {**names, "log_evidence": names["log_evidence"] + nats})
 
 
 def scaled(factor: float) -> Callable[[Callable], Callable]:
@@ -80,7 +90,6 @@ def scaled(factor: float) -> Callable[[Callable], Callable]:
 @pytest.mark.parametrize(
     ("claim", "name", "wrong"),
     [
-        ("# Jensen, for each datum", "log_evidence", lambda values: values - 0.5),
         ("# L + KL = log p(x)", "kl", scaled(0.9)),
         ("by_quadrature", "kl_divergence", scaled(1.001)),
         (

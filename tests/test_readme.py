@@ -1,15 +1,15 @@
 """The README's Python runs as it stands."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import qphi
+from pages import blocks
 
 README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+BLOCKS = blocks(README)
 
 
 def _block(marker: str) -> str:

@@ -21,7 +21,7 @@ benchmarks/results/posteriordb.json and the table of docs/posteriors.md.
 
     python benchmarks/posteriordb.py                          # qphi at standard effort, 5 seeds
     python benchmarks/posteriordb.py --effort thorough
-    python benchmarks/posteriordb.py --methods qphi nuts svi pathfinder30 pathfinder100  # side by side; peers, 2 seeds
+    python benchmarks/posteriordb.py --methods qphi nuts svi pathfinder30 pathfinder100  # peers: 2 seeds, 240 s
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ NAME = "posteriordb"
 DRAWS = 10_000
 RATES = (1e-3, 1e-2, 1e-1)
 PATHS = 8  # of Pathfinder
+PEER_SECONDS = 240  # for all seeds of a peer at one posterior
 METHODS = ("qphi", "nuts", "svi", "pathfinder30", "pathfinder100")
 
 
@@ -52,14 +54,16 @@ def main() -> None:
         return
     names = _names(options)
     rows: list[dict[str, Any]] = []
+    path = results_file(NAME if options.effort == "standard" else f"{NAME}_{options.effort}", options.smoke)
     for name in names:
         for method in options.methods:
             rows += _run(options, method, name)
             _print_row(method, name, [row for row in rows if (row["method"], row["name"]) == (method, name)])
-    path = results_file(NAME if options.effort == "standard" else f"{NAME}_{options.effort}", options.smoke)
-    save(path, {"effort": options.effort, "rows": rows})
+        save(path, {"effort": options.effort, "rows": rows})  # a long run may be stopped
     for method in options.methods:
         _summary(method, [row for row in rows if row["method"] == method])
+        if method != "qphi" and "qphi" in options.methods:
+            _ratios(rows, method)
     if not options.smoke and options.effort == "standard" and not options.only:
         _write_table(rows)
 
@@ -102,11 +106,25 @@ def _run(options: argparse.Namespace, method: str, name: str) -> list[dict[str, 
     command += ["--seeds", str(seeds), "--posteriordb", str(options.posteriordb)]
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "QPHI_BENCHMARK_BEGAN": str(time.time()), "PYTHONPATH": source}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        print(done.stderr[-2000:], file=sys.stderr)
-        return [{"method": method, "name": name, "seed": 0, "verdict": "failed", "score": "FAILED"}]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    with tempfile.TemporaryFile("w+") as answers:
+        try:  # a peer may hang: two batched triangular solves can wait for each other on two cores
+            done = subprocess.run(
+                command,
+                stdout=answers,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                check=False,
+                timeout=None if method == "qphi" else PEER_SECONDS,
+            )
+            wrong = done.stderr[-2000:] if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            wrong = f"{method} of {name} was stopped after {PEER_SECONDS} seconds"
+        answers.seek(0)
+        found = [json.loads(line) for line in answers if line.startswith("{")]
+    if wrong:
+        print(wrong, file=sys.stderr)
+    return found or [{"method": method, "name": name, "seed": 0, "verdict": "failed", "score": "FAILED"}]
 
 
 # In the worker
@@ -295,6 +313,37 @@ def _summary(method: str, rows: list[dict[str, Any]]) -> None:
         table.append(["false alarms", f"{len(alarms)} of {len(right)} right answers"])
     print()
     print_table([method, ""], table)
+
+
+def _ratios(rows: list[dict[str, Any]], method: str) -> None:
+    """Seconds of `method` over qphi's, posterior by posterior, and what the faster ones of its runs were worth."""
+    middle = statistics.median
+    warm, cold, faster, as_good = [], [], 0, 0
+    for name in dict.fromkeys(row["name"] for row in rows):
+        ours, theirs = (
+            [r for r in rows if r["name"] == name and r["method"] == m and "seconds" in r] for m in ("qphi", method)
+        )
+        if not (ours and theirs):
+            continue
+        cold.append((theirs[0]["imports"] + theirs[0]["seconds"]) / (ours[0]["imports"] + ours[0]["seconds"]))
+        ours, theirs = [r for r in ours if r["seed"] > 0], [r for r in theirs if r["seed"] > 0]
+        if not (ours and theirs):
+            continue
+        seconds = middle(r["seconds"] for r in ours)
+        warm.append(middle(r["seconds"] for r in theirs) / seconds)
+        equal = [r for r in theirs if r["mean_error"] <= middle(o["mean_error"] for o in ours)]
+        as_good += len(equal)
+        faster += sum(r["seconds"] < seconds for r in equal)
+    if warm:
+        print_table(
+            [f"{method} / qphi", ""],
+            [
+                ["warm seconds, median of the ratios", f"{middle(warm):.1f} (from {min(warm):.1f} to {max(warm):.0f})"],
+                ["cold seconds, median of the ratios", f"{middle(cold):.1f} (from {min(cold):.1f} to {max(cold):.0f})"],
+                ["posteriors where qphi is faster cold", f"{sum(r > 1 for r in cold)} of {len(cold)}"],
+                ["warm runs as accurate as qphi's median and faster", f"{faster} of {as_good} as accurate"],
+            ],
+        )
 
 
 def _write_table(rows: list[dict[str, Any]]) -> None:

@@ -94,6 +94,17 @@ RIGHT = {
     ),
 }  # fmt: skip
 
+# with answers that are hard to get: usable ones come from maps and chains, and are less exact
+HARD = {
+    "product": Known(  # only x0 x1 is known, and two arms have to be walked to their ends; by quadrature
+        lambda x: -((x[0] * x[1]) ** 2) - 0.05 * jnp.sum(x**2), 2, 0.0, 1.70761, (*USABLE, "unreliable")
+    ),
+    "waves": Known(
+        lambda x: normal(x[0]) + normal(x[1], jnp.cos(3 * x[0]), 0.3), 2, np.array([0.0, math.exp(-4.5)]),
+        np.array([1.0, math.sqrt((1 + math.exp(-18)) / 2 - math.exp(-9) + 0.09)]), (*USABLE, "unreliable"),
+    ),
+}  # fmt: skip
+
 DOUBTFUL = {
     "funnel": Known(lambda x: -0.5 * (x[0] / 3) ** 2 + normal(x[1:] * jnp.exp(-x[0] / 2)) - 4.5 * x[0], 10),
     "cauchy": Known(lambda x: -jnp.sum(jnp.log1p(x**2)), 2),

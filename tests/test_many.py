@@ -122,8 +122,9 @@ def test_a_gaussian_with_few_directions_is_right():
     posterior = qphi.fit(oracle.target, key=KEY)
     assert posterior.verdict.trust.usable
     assert isinstance(posterior.q, SpikedGaussian)
-    np.testing.assert_allclose((posterior.mean()["z"] - truth.mean) / truth.sd, 0, atol=0.1)
-    np.testing.assert_allclose(np.log(posterior.sd()["z"] / truth.sd), 0, atol=0.1)
+    # a thousand draws of chains: errors of 0.035 sd, of which the largest of 1,200 exceeds 0.17 in one of 1,000 runs
+    np.testing.assert_allclose((posterior.mean()["z"] - truth.mean) / truth.sd, 0, atol=0.17)
+    np.testing.assert_allclose(np.log(posterior.sd()["z"] / truth.sd), 0, atol=0.17)
     error = posterior.log_evidence_standard_error
     assert abs(posterior.log_evidence - truth.log_det - 0.5 * DIM * math.log(2 * math.pi)) < 4 * error + 0.02
 

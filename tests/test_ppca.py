@@ -68,6 +68,7 @@ def test_learned_variance_is_the_mean_of_the_discarded_eigenvalues():
     assert float(fitted().model.likelihood.scale) ** 2 == pytest.approx(variance, rel=0.02)
 
 
+@pytest.mark.slow
 def test_exactly_the_units_whose_eigenvalue_exceeds_the_noise_are_active():
     """Of the eigenvalues three exceed a variance of 1: with five latents three stay, with a variance of 9 none does."""
     for scale, active in ((1.0, 3), (3.0, 0)):

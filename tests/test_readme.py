@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qphi
 from pages import blocks
 
 README = Path(__file__).parents[1] / "README.md"
@@ -17,8 +18,20 @@ def _block(marker: str) -> str:
     return found[0]
 
 
-def test_there_is_a_block_for_each_door():
-    assert len(BLOCKS) == 3
+def test_there_is_a_block_for_each_door_and_one_for_tables():
+    assert len(BLOCKS) == 4
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_tables_are_filled():
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=120)
+    gaps = np.where(rng.uniform(size=120) < 0.1, np.nan, 2 * size + 0.1 * rng.normal(size=120))
+    names = {"qphi": qphi, "df": {"size": size, "weight": gaps, "kind": np.where(size > 0, "large", "small")}}
+    exec(_block("TableVAE").replace("random_state=0)", "random_state=0, max_epochs=5)"), names)
+    filled = np.asarray(names["full"]["weight"], float)
+    assert np.isnan(gaps).any()
+    assert np.abs(filled - 2 * size).max() < 1.5
 
 
 def test_door_2_in_twenty_lines_and_trains():

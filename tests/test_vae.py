@@ -34,7 +34,10 @@ SHAPES = {  # with several likelihoods, both kinds of networks, lists and a devi
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+SLOW = {"colours, odd sides", "8-bit levels"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SHAPES])
 def test_a_few_data_of_any_shape(name):
     parameters, x = SHAPES[name]
     model = quiet_fit(vae(max_epochs=0.1, **parameters), x)

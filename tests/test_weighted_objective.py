@@ -95,11 +95,11 @@ def test_the_cosine_falls_to_zero_and_stays():
 
 PARTS = {
     "vamp, dreg": {"prior": "vamp", "components": 7, "bound": "dreg", "particles": 3},
-    "ladder": {"prior": "ladder", "posterior": "ladder", "latent_dim": 3, "warm_up_epochs": 2, "cycles": 2},
     "categorical": {"prior": "categorical", "posterior": "categorical", "latent_dim": 6, "categories": 3},
-    "iaf": {"prior": "mixture", "posterior": "iaf", "free_bits": 0.1, "activation": "gated"},
 }
 SLOW = {
+    "ladder": {"prior": "ladder", "posterior": "ladder", "latent_dim": 3, "warm_up_epochs": 2, "cycles": 2},
+    "iaf": {"prior": "mixture", "posterior": "iaf", "free_bits": 0.1, "activation": "gated"},
     "flows": {"prior": "flow", "posterior": "coupling", "bound": "sticking-the-landing"},
     "vamp of flows": {"prior": "vamp", "components": 7, "posterior": "coupling", "bound": "dreg", "alpha": 0.5},
     "student": {"posterior": "student-t", "bound": "iwae", "schedule": "cosine"},

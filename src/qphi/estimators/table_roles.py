@@ -53,12 +53,19 @@ class _OverTable(BaseEstimator):
             validate_data(self, X, skip_check_array=True, reset=reset)
             return X
         return validate_data(
-            self, X, ensure_all_finite="allow-nan", dtype="numeric", ensure_min_samples=2 if reset else 1, reset=reset
+            self,
+            X,
+            accept_sparse=["csr", "csc"],
+            ensure_all_finite="allow-nan",
+            dtype="numeric",
+            ensure_min_samples=2 if reset else 1,
+            reset=reset,
         )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         return tags
 
 

@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, Key
 from qphi.autoencoders.evaluation import in_blocks, row_keys
 from qphi.autoencoders.model import LatentVariableModel
 
-__all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_rows", "score_cells"]
+__all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_given", "sample_rows", "score_cells"]
 
 KEEP = 0x7AB1E  # folded into keys: not a stream that training used
+AT_ONCE = 500  # rows sampled given the same cells by one call of one program, whatever the number asked for
+PER_ROW = 4  # particles for each of them
 
 
 def _weighted(
@@ -69,6 +71,17 @@ def draw_given(
         return _draw_block(model, jnp.asarray(xs), jnp.asarray(seed), draws, particles)
 
     return in_blocks(block, x, 4 * particles * x.shape[1])
+
+
+def sample_given(
+    model: LatentVariableModel, row: Float[np.ndarray, "columns 3"], count: int, seed: int
+) -> Float[np.ndarray, "count columns"]:
+    """`count` rows of normal scores and level numbers from p(x | the row's observed cells), in bounded memory."""
+    parts = []
+    for number in range(-(-count // AT_ONCE)):
+        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+        parts.append(draw_given(model, row[None], AT_ONCE, seed=own, particles=PER_ROW * AT_ONCE)[0])
+    return np.concatenate(parts)[:count]
 
 
 @eqx.filter_jit

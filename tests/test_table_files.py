@@ -110,7 +110,7 @@ def test_the_shell_shows_a_schema_and_refuses_what_makes_no_sense(tmp_path, caps
         (["fit", "a.csv", "--beta", "2"], "--beta has no effect on a table"),
         (["fit", "a.csv", "--prior", "vamp"], "--prior has no effect on a table"),
         (["fit", "a.csv", "--out", "nowhere", "--resume"], "there is no run to resume in nowhere"),
-        (["fit", "digits", "--kind", "a=real"], "--kind and --kinds are for tables"),
+        (["fit", "digits", "--kind", "a=real"], "--kind, --kinds and --not-at-random are for tables"),
         (["impute", "nowhere", "a.csv"], "there is no run folder nowhere"),
     ):
         assert main(arguments) == 2

@@ -143,6 +143,9 @@ def fit(
     ] = None,
     kind: KindOption = None,
     kinds: KindsOption = None,
+    not_at_random: Annotated[
+        bool, typer.Option("--not-at-random", help="Tables: cells may be missing because of their own value.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[
         Device | None, typer.Option(help="Where to compute; otherwise JAX chooses.", show_default=False)
@@ -173,9 +176,10 @@ def fit(
             raise InputError(f"{flag} has no effect on a table. Leave it out.")
         folder = RUNS / Path(source).name.split(".")[0] if out is None else out
         check_folder(folder, resume)
+        given |= {"missing": "not at random"} if not_at_random else {}
         return fit_table(source, folder, given, read_kinds(kind, kinds), resume=resume)
-    if kind or kinds:
-        raise InputError(f"--kind and --kinds are for tables, and {source} is none. Leave them out.")
+    if kind or kinds or not_at_random:
+        raise InputError(f"--kind, --kinds and --not-at-random are for tables, and {source} is none. Leave them out.")
     from qphi.data import load
 
     data = load(source)

@@ -35,6 +35,7 @@ from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_give
 
 __all__ = ["TableVAE"]
 
+MISSING = ("at random", "not at random")
 PARTICLES = 64  # importance weights for a row's scores
 
 
@@ -54,6 +55,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     kinds : kinds of columns by name where those found are not right ('count', ...), or a JSON file (`qphi schema`).
     hidden : widths of the layers that bend the factor analysis.
     particles : draws for each row's bound while training; None follows the number of rows, 20 to 5.
+    missing : 'at random' or 'not at random': then a cell may be missing because of its own value, each column's gaps by
+        a probit of it, and gaps are filled accordingly. docs/tables.md says what that takes for granted.
     max_epochs, max_time : budgets in passes over the data and in seconds; None leaves the end to convergence.
     random_state : int, RandomState or None. The same int gives the same model, bit for bit, on the same machine.
 
@@ -82,6 +85,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         kinds: Mapping[str, str] | str | None = None,
         hidden: Sequence[int] = (128, 128),
         particles: int | None = None,
+        missing: str = "at random",
         max_epochs: float | None = None,
         max_time: float | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -90,6 +94,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.kinds = kinds
         self.hidden = hidden
         self.particles = particles
+        self.missing = missing
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.random_state = random_state
@@ -202,7 +207,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _architecture(self, codec: TableCodec) -> TableArchitecture:
         shape = Shape(len(codec.numeric), codec.level_counts, codec.intervals)
-        return choose(shape, self.latent_dim, tuple(int(w) for w in self.hidden))
+        hidden = tuple(int(w) for w in self.hidden)
+        return choose(shape, self.latent_dim, hidden, not_at_random=self.missing == MISSING[1])
 
     def _describe(self, codec: TableCodec, table: Table) -> None:
         self.codec_, self.schema_ = codec, codec.schema
@@ -223,7 +229,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         train, held_out = hold_out(len(x), keys[0])
         if model is None:
             linear = linear_start(x[train], architecture, np.random.default_rng(self.seed_))
-            start = eqx.filter_jit(build)(architecture, linear, keys[1])
+            gaps = np.isnan(x[train, :, 0]).mean(axis=0) if architecture.not_at_random else None
+            start = eqx.filter_jit(build)(architecture, linear, keys[1], gaps)
         else:  # a fitted prior is not one to train with, see `WhitenedMixture`
             start = eqx.tree_at(lambda m: m.prior, model, StandardNormal(architecture.latent_dim))
         parts = (weights[train], weights[held_out])
@@ -250,6 +257,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
                 raise InputError(f"{name}={value!r}: a positive number or None is needed.")
+        if self.missing not in MISSING:
+            raise InputError(f"missing={self.missing!r} is not known. Use one of {', '.join(map(repr, MISSING))}.")
         if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
             raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (128, 128).")
 
@@ -370,6 +379,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def score_samples(self, X: Any, *, particles: int = PARTICLES) -> Float[np.ndarray, " rows"]:
         """log p(x_obs) of each row, nats, in the units of the data, by importance weighting.
+
+        With missing='not at random' it is log p(x_obs, which cells are missing).
 
         A lower bound in expectation that tightens with `particles`. Randomness is the row's own: the same row scores
         the same bits at every call, whatever its neighbours.

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from qphi import InputError
+from qphi import InputError, TableVAE
 from qphi.cli.main import main
 from qphi.data.codec import fit_codec
 from qphi.data.schema import find_schema
@@ -108,7 +108,9 @@ def test_the_shell_shows_a_schema_and_refuses_what_makes_no_sense(tmp_path, caps
         (["schema", "a.csv", "--kind", "n"], "COLUMN=KIND is needed"),
         (["schema", "b.csv"], "no such file: b.csv"),
         (["fit", "a.csv", "--beta", "2"], "--beta has no effect on a table"),
-        (["fit", "digits", "--kind", "a=real"], "--kind and --kinds are for tables"),
+        (["fit", "a.csv", "--prior", "vamp"], "--prior has no effect on a table"),
+        (["fit", "a.csv", "--out", "nowhere", "--resume"], "there is no run to resume in nowhere"),
+        (["fit", "digits", "--kind", "a=real"], "--kind, --kinds and --not-at-random are for tables"),
         (["impute", "nowhere", "a.csv"], "there is no run folder nowhere"),
     ):
         assert main(arguments) == 2
@@ -123,7 +125,7 @@ def test_the_shell_fits_fills_scores_and_samples_a_table(tmp_path, capsys, monke
     z = rng.normal(size=200)
     cells = [["", f"{v:.3f}"][int(rng.random() > 0.2)] + f",{2 * v:.3f},{'abc'[int(v > 0)]}" for v in z]
     (tmp_path / "a.csv").write_text("\n".join(["x,y,k", *cells]) + "\n")
-    assert main(["fit", "a.csv", "--out", "run", "--epochs", "3"]) == 0
+    assert main(["fit", "a.csv", "--out", "run", "--epochs", "6"]) == 0
     assert (tmp_path / "run" / "report.html").is_file()
     assert main(["impute", "run", "a.csv", "-o", "full.csv"]) == 0
     full = (tmp_path / "full.csv").read_text().splitlines()
@@ -134,3 +136,10 @@ def test_the_shell_fits_fills_scores_and_samples_a_table(tmp_path, capsys, monke
     assert main(["sample", "run", "-n", "30", "-o", "new.csv", "--given", "k=b"]) == 0
     assert all(line.endswith(",b") for line in (tmp_path / "new.csv").read_text().splitlines()[1:])
     assert main(["encode", "run", "a.csv"]) == 2
+    assert main(["fit", "a.csv", "--out", "again", "--epochs", "1"]) == 0
+    assert main(["fit", "a.csv", "--out", "again", "--resume", "--kind", "y=count"]) == 2
+    assert "was fitted with --kinds None" in " ".join(capsys.readouterr().err.split())
+    assert main(["fit", "a.csv", "--out", "again", "--resume", "--epochs", "6"]) == 0
+    np.testing.assert_array_equal(
+        *(TableVAE.load(name).transform(read_table_file("a.csv")) for name in ("run", "again"))
+    )

@@ -84,9 +84,9 @@ def test_densities_by_products_are_those_by_solutions():
     np.testing.assert_allclose(q.log_prob_many(jnp.asarray(z, jnp.float32)), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("components", [0, 3])
-def test_no_program_of_tables_factorises(components):
-    architecture = TableArchitecture(3, (3, 2), 4, (8,), (1,), components)
+@pytest.mark.parametrize(("components", "not_at_random"), [(0, False), (3, False), (3, True)])
+def test_no_program_of_tables_factorises(components, not_at_random):
+    architecture = TableArchitecture(3, (3, 2), 4, (8,), (1,), components, not_at_random)
     rng = np.random.default_rng(0)
     linear = FactorAnalysis(rng.normal(size=(8, 4)), np.full(8, 0.3), np.full(8, 0.5))
     model = build(architecture, linear, jax.random.key(0))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from qphi.cli.console import error_console, examples, help_text, say_warning
 from qphi.cli.duration import parse_seconds
-from qphi.cli.new_run import check_folder, new_record, resumed_record, run_folder
+from qphi.cli.new_run import CHECKPOINT, check_folder, new_record, resumed_record, run_folder
 from qphi.cli.progress import FitDisplay
 from qphi.cli.run_folder import RUNS, RunRecord
 from qphi.cli.setup import prepare
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["fit", "register"]
 
-CHECKPOINT = "checkpoint.json"  # written by `VAE.fit`
 ENDED_NOT_FINITE, INTERRUPTED = 3, 130
 
 Likelihood = Literal[
@@ -144,6 +143,9 @@ def fit(
     ] = None,
     kind: KindOption = None,
     kinds: KindsOption = None,
+    not_at_random: Annotated[
+        bool, typer.Option("--not-at-random", help="Tables: cells may be missing because of their own value.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Annotated[
         Device | None, typer.Option(help="Where to compute; otherwise JAX chooses.", show_default=False)
@@ -167,22 +169,34 @@ def fit(
 
     if is_table_file(source):
         refused = [name for name in ("likelihood", "beta") if name in given]
-        if refused or resume or device is not None:
-            flag = "--" + (refused[0] if refused else "resume" if resume else "device")
+        refused += [name for name in ("prior", "posterior", "bound") if name in given]
+        refused += [] if device is None else ["device"]
+        if refused:
+            flag = "--" + refused[0]
             raise InputError(f"{flag} has no effect on a table. Leave it out.")
         folder = RUNS / Path(source).name.split(".")[0] if out is None else out
-        check_folder(folder, False, resumable=False)
-        return fit_table(source, folder, given, read_kinds(kind, kinds))
-    if kind or kinds:
-        raise InputError(f"--kind and --kinds are for tables, and {source} is none. Leave them out.")
+        check_folder(folder, resume)
+        given |= {"missing": "not at random"} if not_at_random else {}
+        return fit_table(source, folder, given, read_kinds(kind, kinds), resume=resume)
+    if kind or kinds or not_at_random:
+        raise InputError(f"--kind, --kinds and --not-at-random are for tables, and {source} is none. Leave them out.")
     from qphi.data import load
 
     data = load(source)
     folder = RUNS / data.name if out is None else out
     check_folder(folder, resume)
-    record = resumed_record(folder, source, data, given) if resume else new_record(source, data, given)
     prepare()
+    record = _record(folder, source, data, given, resume)
     return _fit(data, record, folder, resume=resume, device=device)
+
+
+def _record(folder: Path, source: str, data: Dataset, given: dict[str, Any], resume: bool) -> RunRecord:
+    shape, dtype = data.x.shape, str(data.x.dtype)
+    if not resume:
+        return new_record(source, data.name, shape, dtype, given)
+    import qphi
+
+    return resumed_record(folder, source, shape, dtype, given, qphi.VAE)
 
 
 def _fit(data: Dataset, record: RunRecord, folder: Path, *, resume: bool, device: str | None) -> int:

@@ -7,17 +7,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qphi.cli.run_folder import RECORD, RunRecord
 from qphi.errors import InputError
 
-if TYPE_CHECKING:
-    from qphi.data import Dataset
-
-__all__ = ["check_folder", "new_record", "resumed_record", "run_folder"]
+__all__ = ["CHECKPOINT", "check_folder", "new_record", "resumed_record", "run_folder"]
 
 SEED = 0
+CHECKPOINT = "checkpoint.json"  # written by the estimators' `fit`
 _BUDGETS = ("max_epochs", "max_time")  # may change when a run is resumed; everything else is part of the run
 
 
@@ -35,31 +33,33 @@ def check_folder(folder: Path, resume: bool, *, resumable: bool = True) -> None:
         )
 
 
-def new_record(source: str, data: Dataset, given: dict[str, Any]) -> RunRecord:
-    """What `run.json` will say of a fit that begins; `given` are arguments of `qphi.VAE`."""
+def new_record(source: str, name: str, shape: tuple[int, ...], dtype: str, given: dict[str, Any]) -> RunRecord:
+    """What `run.json` will say of a fit that begins; `given` are arguments of the estimator."""
     from qphi import __version__
 
     arguments = {"random_state": SEED} | given
     return RunRecord(
         source=_lasting(source),
-        name=data.name,
+        name=name,
         arguments=arguments,
-        shape=list(data.x.shape),
-        dtype=str(data.x.dtype),
+        shape=list(shape),
+        dtype=dtype,
         qphi=__version__,
     )
 
 
-def resumed_record(folder: Path, source: str, data: Dataset, given: dict[str, Any]) -> RunRecord:
+def resumed_record(
+    folder: Path, source: str, shape: tuple[int, ...], dtype: str, given: dict[str, Any], estimator: type
+) -> RunRecord:
     """The record of the run in `folder`, with new budgets; anything else that differs is refused."""
     record = RunRecord.read(folder)
-    found = (list(data.x.shape), str(data.x.dtype))
+    found = (list(shape), dtype)
     if (record.shape, record.dtype) != found:
         raise InputError(
             f"the run in {folder} was fitted to {record.source} of shape {record.shape} ({record.dtype}); "
             f"{source} has {found[0]} ({found[1]}). Resume with the same data, or start anew with --out."
         )
-    fresh = {"random_state": SEED} | _defaults()
+    fresh = {"random_state": SEED} | _defaults(estimator)
     for name, value in given.items():
         before = record.arguments.get(name, fresh.get(name))
         if name not in _BUDGETS and value != before:
@@ -73,10 +73,8 @@ def resumed_record(folder: Path, source: str, data: Dataset, given: dict[str, An
     return RunRecord(**{**record.__dict__, "arguments": kept | budgets})
 
 
-def _defaults() -> dict[str, Any]:
-    import qphi
-
-    parameters = inspect.signature(qphi.VAE).parameters.values()
+def _defaults(estimator: type) -> dict[str, Any]:
+    parameters = inspect.signature(estimator).parameters.values()
     return {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
 
 

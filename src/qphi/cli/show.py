@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
             ("qphi sample qphi-runs/digits -n 64", "samples.png and samples.npy in the run folder"),
             ("qphi sample qphi-runs/digits -n 1000 --seed 1 -o more.npy", "others, elsewhere"),
             ("qphi sample qphi-runs/people -n 10000 --given sex=female -o women.csv", "rows of a table"),
+            ("qphi sample qphi-runs/people -n 10000 --balanced income -o even.parquet", "each level equally often"),
         ),
     )(sample)
     app.command(
@@ -54,14 +55,24 @@ def sample(
     out: Annotated[Path | None, OUT] = None,
     given: Annotated[
         list[str] | None,
-        typer.Option("--given", metavar="COLUMN=VALUE", help="Tables: only rows with this cell.", show_default=False),
+        typer.Option(
+            "--given",
+            metavar="COLUMN=VALUE",
+            help="Tables: only rows with this cell; can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    balanced: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Tables: every level of this column equally often.", show_default=False),
     ] = None,
 ) -> None:
     """Draw new data from the model: an array, and a picture if the data are images; of a table, a file of rows."""
     if is_table_run(run):
-        return sample_table(run, count, seed, out, given)
-    if given:
-        raise InputError(f"--given is for tables, and {run} holds a model of images or vectors. Leave it out.")
+        return sample_table(run, count, seed, out, given, balanced)
+    if given or balanced:
+        flag = "--given" if given else "--balanced"
+        raise InputError(f"{flag} is for tables, and {run} holds a model of images or vectors. Leave it out.")
     path = output_path(out, run / "samples.png", (".png", ".npy"))
     vae = open_run(run)
     with error_console().status("sampling ..."):

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from qphi.cli.console import error_console, examples, help_text, output_console, say
-from qphi.cli.new_run import run_folder
+from qphi.cli.new_run import CHECKPOINT, new_record, resumed_record, run_folder
 from qphi.cli.progress import FitDisplay, clock
 from qphi.cli.run_folder import RunArgument, output_path
 from qphi.cli.setup import prepare
@@ -90,7 +90,9 @@ def read_kinds(kind: list[str] | None, kinds: Path | None) -> dict[str, str]:
     return merged
 
 
-def fit_table(source: str, folder: Path, arguments: dict[str, Any], kinds: dict[str, str]) -> int:
+def fit_table(
+    source: str, folder: Path, arguments: dict[str, Any], kinds: dict[str, str], *, resume: bool = False
+) -> int:
     """`qphi fit` of a table: a run folder with model, schema and report."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -99,12 +101,20 @@ def fit_table(source: str, folder: Path, arguments: dict[str, Any], kinds: dict[
 
     table = read_table_file(source)
     prepare()
-    given: dict[str, Any] = {"random_state": 0} | arguments
-    model = qphi.TableVAE(**given, kinds=kinds or None)
+    given = arguments | ({"kinds": kinds} if kinds else {})
+    shape = (table.rows, len(table.columns))
+    if resume:
+        record = resumed_record(folder, source, shape, "table", given, qphi.TableVAE)
+    else:
+        record = new_record(source, Path(source).name.split(".")[0], shape, "table", given)
+    model = qphi.TableVAE(**record.arguments)
+    # a run that was killed before its first checkpoint begins again, which comes to the same
+    resume = resume and (folder / CHECKPOINT).is_file()
     with run_folder(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the summary says it, with what to do
+        record.write(folder)
         with FitDisplay(Path(source).name, model.max_epochs) as display:
-            model.fit(table, run_dir=folder, watch=display)
+            model.fit(table, run_dir=folder, resume=resume, watch=display)
         if model.status_.name == "NOT_FINITE":
             return ENDED_NOT_FINITE
         from qphi.report import write_table_report
@@ -216,14 +226,16 @@ def score(
     say(f"{rows} rows scored in {path}")
 
 
-def sample_table(run: Path, count: int, seed: int, out: Path | None, given: list[str] | None) -> None:
+def sample_table(
+    run: Path, count: int, seed: int, out: Path | None, given: list[str] | None, balanced: str | None = None
+) -> None:
     """`qphi sample` of a table's run: new rows in a file."""
     path = output_path(out, run / "samples.csv", SUFFIXES)
     model = open_table_run(run)
     from qphi.data.table_files import table_writer
 
     with error_console().status("sampling ..."):
-        table = model.sample_table(count, given=_given(model, given), random_state=seed)
+        table = model.sample_table(count, given=_given(model, given), balanced=balanced, random_state=seed)
     with table_writer(path) as write:
         write(table)
     say(f"{count} rows in {path}")
@@ -237,7 +249,7 @@ def _given(model: TableVAE, pairs: list[str] | None) -> dict[str, Any]:
             raise InputError(f"--given {pair}: COLUMN=VALUE is needed, such as sex=female.")
         column = model.schema_[name]
         matching = [level for level in column.levels if str(level) == text or _number(text) == level]
-        found[name] = matching[0] if matching else text if column.levels else _number(text)
+        found[name] = matching[0] if matching else text if column.levels or column.kind == "date" else _number(text)
         if found[name] is None:
             raise InputError(f"--given {pair}: column {name!r} holds numbers. Give one.")
     return found

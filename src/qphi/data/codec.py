@@ -77,7 +77,7 @@ class TableCodec:
         """
         self._check_columns(table)
         rows, columns = table.rows, len(self.schema.modelled)
-        x, log_slope = np.full((rows, columns, 3), np.nan), np.zeros((rows, columns))
+        x, log_slope = np.full((rows, columns, 3), np.nan, np.float32), np.zeros((rows, columns))
         for j, column in enumerate(self.schema.modelled):
             cells = table.columns[column.name]
             if j < len(self.scores):
@@ -88,7 +88,7 @@ class TableCodec:
             else:
                 codes = np.minimum(_codes(column, cells), self.level_counts[j - len(self.scores)] - 1)
                 x[:, j] = np.where(codes < 0, np.nan, codes)[:, None]
-        return Encoded(x.astype(np.float32), log_slope)
+        return Encoded(x, log_slope)
 
     def inverse_transform(
         self, u: Float[np.ndarray, "rows columns"], *, rng: np.random.Generator | None = None, like: Table | None = None

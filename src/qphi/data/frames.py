@@ -1,18 +1,24 @@
-"""Any table to plain columns and back: pandas, polars, pyarrow, NumPy, dictionaries. None of them is imported first."""
+"""Any table to plain columns and back: pandas, polars, pyarrow, NumPy, SciPy's sparse matrices, dictionaries.
+
+None of them is imported first.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from qphi.errors import InputError
 
-__all__ = ["Table", "is_table", "read_table", "to_container"]
+__all__ = ["Table", "in_pieces", "is_sparse", "is_table", "mixed_table", "read_table", "to_container"]
 
-CONTAINERS = ("pandas", "polars", "pyarrow", "numpy", "dict", "csv")
+SPARSE = ("csr_array", "csr_matrix", "csc_array", "csc_matrix")
+CONTAINERS = ("pandas", "polars", "pyarrow", "numpy", "dict", "csv", *SPARSE)
+MOST_CELLS = 100_000_000  # of a sparse matrix as plain columns: 0.8 GB, and 2 GB more of what a model sees of them
+PIECE = 20_000  # rows of a sparse matrix that are plain columns at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +40,11 @@ class Table:
         """How many rows."""
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
+    @property
+    def named(self) -> bool:
+        """Whether the columns had names where the table came from; those of arrays are told by their place."""
+        return self.container not in ("numpy", *SPARSE)
+
     def take(self, rows: Any) -> Table:
         """Some of the rows."""
         index = None if self.index is None else self.index[rows]
@@ -47,17 +58,34 @@ def is_table(x: Any) -> bool:
     return isinstance(x, (Table, Mapping)) or _module(x) in ("pandas", "polars", "pyarrow")
 
 
-def read_table(x: Any, name: str = "X") -> Table:
-    """Columns of a pandas or polars frame, a pyarrow table, a dictionary of columns, or a 2-d array.
+def is_sparse(x: Any) -> bool:
+    """Whether x is one of SciPy's sparse arrays or matrices, of any format."""
+    return _module(x) == "scipy" and hasattr(x, "tocsr")
 
-    Raises InputError for what is no table, has no rows or no columns, or names a column twice.
+
+def in_pieces(x: Any) -> Iterator[Any]:
+    """A sparse matrix 20,000 rows at a time, so that few of its zeros are ever written out; anything else whole."""
+    if not is_sparse(x) or x.ndim != 2 or x.shape[0] <= PIECE:
+        yield x
+        return
+    rows = x.tocsr()
+    for first in range(0, rows.shape[0], PIECE):
+        yield rows[first : first + PIECE]
+
+
+def read_table(x: Any, name: str = "X") -> Table:
+    """Columns of a pandas or polars frame, a pyarrow table, a dictionary of columns, a 2-d array or sparse matrix.
+
+    Raises InputError for what is no table, has no rows or no columns, or names a column twice, and for a sparse matrix
+    whose cells, zeros included, would not fit into memory as columns.
     """
     if isinstance(x, Table):
         return x
-    if type(x).__module__.startswith("scipy.sparse"):
-        raise TypeError(f"{name} is a sparse matrix, which tables cannot be yet. Give {name}.toarray().")
-    reader = {"pandas": _from_pandas, "polars": _from_polars, "pyarrow": _from_arrow}.get(_module(x), _from_array)
-    table = _from_dict(x) if isinstance(x, Mapping) else reader(x, name)
+    reader = {"pandas": _from_pandas, "polars": _from_polars, "pyarrow": _from_arrow, "scipy": _from_sparse}.get(
+        _module(x), _from_array
+    )
+    mapping = isinstance(x, Mapping) and not is_sparse(x)  # some sparse matrices are mappings
+    table = _from_dict(x) if mapping else reader(x, name)
     if not table.columns or not table.rows:
         raise InputError(
             f"{name} has {table.rows} rows and {len(table.columns)} columns. Give at least one row and one column."
@@ -65,10 +93,36 @@ def read_table(x: Any, name: str = "X") -> Table:
     return table
 
 
+def mixed_table(x: Any, name: str = "X") -> Table | None:
+    """x as a Table, if it is a data frame that no array of numbers can hold; None for all else.
+
+    One with text, categories, dates or gaps, or with true and false beside numbers. Numbers throughout, or true and
+    false throughout, are an array.
+    """
+    if not is_table(x):
+        return None
+    if _module(x) == "pandas" and getattr(x, "ndim", 2) == 2:
+        plain = all(getattr(dtype, "kind", "O") in "iuf" for dtype in x.dtypes)
+        if plain and not x.isna().to_numpy().any():
+            return None
+    table = read_table(x, name)
+    kinds = {_content(cells) for cells in table.columns.values()}
+    return None if kinds in ({"numbers"}, {"booleans"}) and table.container != "dict" else table
+
+
+def _content(cells: np.ndarray) -> str:
+    if cells.dtype.kind == "f" and not np.isnan(cells).any():
+        return "numbers"
+    booleans = cells.dtype.kind == "O" and all(isinstance(v, (bool, np.bool_)) for v in cells)
+    return "booleans" if booleans else "mixed"
+
+
 def to_container(table: Table) -> Any:
     """The table as what it came in, with the column types it had there."""
     if table.container in ("csv", "dict"):
         return table if table.container == "csv" else dict(table.columns)
+    if table.container in SPARSE:
+        return _to_sparse(table)
     if table.container == "numpy":
         dtype = np.dtype(next(iter(table.dtypes.values())))
         columns = list(table.columns.values())
@@ -130,6 +184,38 @@ def _from_array(x: Any, name: str) -> Table:
     if not x.shape[1]:
         raise InputError(f"{name} has 0 feature(s) (shape={x.shape}) while a minimum of 1 is required. Give columns.")
     return Table({f"x{j}": as_cells(x[:, j]) for j in range(x.shape[1])}, "numpy", {"x": str(x.dtype)})
+
+
+def _from_sparse(x: Any, name: str) -> Table:
+    if not is_sparse(x) or x.ndim != 2:
+        raise InputError(f"{name} is a {type(x).__name__}; of SciPy, a sparse matrix (rows, columns) is needed.")
+    rows, count = x.shape
+    if not count:
+        raise InputError(f"{name} has 0 feature(s) (shape={x.shape}) while a minimum of 1 is required. Give columns.")
+    if rows * count > MOST_CELLS:
+        raise InputError(
+            f"{name} is sparse, {rows} x {count}; a model of a table looks at every cell, zeros too, and these are "
+            f"more than {MOST_CELLS:,}. Fit fewer rows, or columns that sklearn.decomposition.TruncatedSVD makes of it."
+        )
+    columns = x.tocsc()
+    kind = f"{'csc' if x.format == 'csc' else 'csr'}_{'matrix' if type(x).__name__.endswith('matrix') else 'array'}"
+    cells = {f"x{j}": as_cells(columns[:, [j]].toarray()[:, 0]) for j in range(count)}
+    return Table(cells, kind, {"x": str(x.dtype)})
+
+
+def _to_sparse(table: Table) -> Any:
+    from scipy import sparse
+
+    dtype = np.dtype(next(iter(table.dtypes.values())))
+    columns = [np.asarray(cells, np.float64) for cells in table.columns.values()]
+    if dtype.kind in "iub" and any(np.isnan(cells).any() for cells in columns):
+        dtype = np.dtype(np.float64)
+    places = [np.flatnonzero(cells) for cells in columns]  # gaps, NaN, are not zero and stay
+    data = np.concatenate([cells[place] for cells, place in zip(columns, places, strict=True)]).astype(dtype)
+    ends = np.cumsum([0, *map(len, places)])
+    parts = (data, np.concatenate(places), ends)
+    made = sparse.csc_array(parts, shape=(table.rows, len(columns))).asformat(table.container[:3])
+    return made if table.container.endswith("array") else getattr(sparse, table.container)(made)
 
 
 def _from_pandas(x: Any, name: str) -> Table:

@@ -191,7 +191,7 @@ def check_array(x: Any, name: str) -> np.ndarray:
         raise InputError(
             f"{name} has {len(bad)} values that are NaN or infinity, in {rows} rows "
             f"(first at {tuple(bad[0].tolist())}). "
-            "Remove those rows, fill the gaps, or fit a table with qphi.TableVAE."
+            "Remove those rows, fill the gaps, or fit a table with gaps: qphi.TableVAE().fit(X)."
         )
     largest = max(abs(float(x.min())), abs(float(x.max())))
     if largest > LARGEST:
@@ -205,7 +205,8 @@ def _numbers(x: np.ndarray, name: str) -> np.ndarray:
         return x.astype(np.float64)
     except ValueError as error:
         raise InputError(
-            f"{name} has dtype object; numbers are needed: {error}. Encode or drop the text, or use qphi.TableVAE."
+            f"{name} has dtype object; numbers are needed: {error}. Encode or drop the text, or fit a table: "
+            "qphi.TableVAE().fit(X)."
         ) from None
     except TypeError as error:  # as scikit-learn does: a wrong type, not a wrong value
         raise TypeError(f"{name} has dtype object; numbers are needed: {error}.") from None

@@ -119,7 +119,7 @@ def find_schema(table: Table, kinds: Mapping[str, str] | str | Path | None = Non
     for name, cells in table.columns.items():
         dtype = table.dtypes.get(name, table.dtypes.get("x", ""))
         column = _column(name, cells, dtype, wanted.get(name), table.levels.get(name))
-        if column.kind == "id" and name not in wanted and table.container == "numpy":
+        if column.kind == "id" and name not in wanted and not table.named:
             column = _column(name, cells, dtype, "real", None)  # an array's columns are there to be modelled
         columns.append(column)
     return Schema(tuple(columns), table.container, table.rows, dict(table.levels))

@@ -40,7 +40,8 @@ class _OverTable(BaseEstimator):
     def _fit_model(self, X: Any, sample_weight: Any) -> Any:
         X = self._checked(X, reset=True)
         shared = ("latent_dim", "kinds", "hidden", "max_epochs", "max_time", "random_state")
-        model = TableVAE(**{name: getattr(self, name) for name in shared})
+        own = ("missing",) if hasattr(self, "missing") else ()
+        model = TableVAE(**{name: getattr(self, name) for name in (*shared, *own)})
         self.model_ = model.fit(X, sample_weight=sample_weight)
         self.n_iter_, self.status_ = model.n_iter_, model.status_
         return X
@@ -53,12 +54,19 @@ class _OverTable(BaseEstimator):
             validate_data(self, X, skip_check_array=True, reset=reset)
             return X
         return validate_data(
-            self, X, ensure_all_finite="allow-nan", dtype="numeric", ensure_min_samples=2 if reset else 1, reset=reset
+            self,
+            X,
+            accept_sparse=["csr", "csc"],
+            ensure_all_finite="allow-nan",
+            dtype="numeric",
+            ensure_min_samples=2 if reset else 1,
+            reset=reset,
         )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         return tags
 
 
@@ -67,9 +75,26 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, _OverTable):
 
     `transform` keeps observed cells to the bit and the container of its input; a gap gets E[x_mis | x_obs], the median
     for whole numbers, the likeliest level for categories (`TableVAE.impute`, mixed columns too). It is deterministic.
-    Wrong where cells are missing because of their own value. Parameters and attributes are those of `TableVAE`;
-    `model_` is one, with `impute(X, n_imputations=5)` for multiple imputation and `impute_intervals`.
+    Where cells may be missing because of their own value, say missing='not at random'. Parameters and attributes are
+    those of `TableVAE`; `model_` is one, with `impute(X, n_imputations=5)` for multiple imputation and
+    `impute_intervals`.
     """
+
+    def __init__(
+        self,
+        latent_dim: int | None = None,
+        *,
+        kinds: Mapping[str, str] | str | None = None,
+        hidden: Sequence[int] = (128, 128),
+        missing: str = "at random",
+        max_epochs: float | None = None,
+        max_time: float | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ):
+        super().__init__(
+            latent_dim, kinds=kinds, hidden=hidden, max_epochs=max_epochs, max_time=max_time, random_state=random_state
+        )
+        self.missing = missing
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Imputer:
         """Fit the model of the rows; gaps are NaN, None or NaT."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["KIND", "read_table_model", "write_table_model"]
 
 KIND = "table"
-_PARAMETERS = ("latent_dim", "kinds", "hidden", "particles", "max_epochs", "max_time")
+_PARAMETERS = ("latent_dim", "kinds", "hidden", "particles", "missing", "max_epochs", "max_time")
 
 
 def write_table_model(folder: Path, model: TableVAE) -> None:

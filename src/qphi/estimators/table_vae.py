@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,21 +18,24 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.latent import interpolate_between
-from qphi.autoencoders.training import hold_out
-from qphi.data.codec import Encoded, fit_codec
-from qphi.data.frames import Table, read_table, to_container
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.training import Training, continued, hold_out
+from qphi.data.codec import Encoded, TableCodec, fit_codec
+from qphi.data.frames import Table, in_pieces, read_table, to_container
 from qphi.errors import InputError
-from qphi.estimators import table_store
+from qphi.estimators import store, table_store
 from qphi.estimators.checks import positive_count, seed_of
-from qphi.loop import Progress
+from qphi.families import StandardNormal
+from qphi.loop import Progress, Result
 from qphi.tables import anomalies, filling
-from qphi.tables.build import build, choose, linear_start
+from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.rows import Shape
 from qphi.tables.training import fit_prior, plan_table
-from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_rows, score_cells
+from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_given, sample_rows, score_cells
 
 __all__ = ["TableVAE"]
 
+MISSING = ("at random", "not at random")
 PARTICLES = 64  # importance weights for a row's scores
 
 
@@ -50,6 +55,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     kinds : kinds of columns by name where those found are not right ('count', ...), or a JSON file (`qphi schema`).
     hidden : widths of the layers that bend the factor analysis.
     particles : draws for each row's bound while training; None follows the number of rows, 20 to 5.
+    missing : 'at random' or 'not at random': then a cell may be missing because of its own value, each column's gaps by
+        a probit of it, and gaps are filled accordingly. docs/tables.md says what that takes for granted.
     max_epochs, max_time : budgets in passes over the data and in seconds; None leaves the end to convergence.
     random_state : int, RandomState or None. The same int gives the same model, bit for bit, on the same machine.
 
@@ -78,6 +85,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         kinds: Mapping[str, str] | str | None = None,
         hidden: Sequence[int] = (128, 128),
         particles: int | None = None,
+        missing: str = "at random",
         max_epochs: float | None = None,
         max_time: float | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -86,6 +94,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.kinds = kinds
         self.hidden = hidden
         self.particles = particles
+        self.missing = missing
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.random_state = random_state
@@ -99,51 +108,141 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         *,
         sample_weight: Any = None,
         run_dir: str | Path | None = None,
+        resume: bool = False,
         watch: Callable[[Progress], None] | None = None,
     ) -> TableVAE:
-        """Train on a data frame (pandas, polars, pyarrow), a dictionary of columns or an array (n, d); gaps are NaN.
+        """Train on a data frame (pandas, polars, pyarrow), a dictionary of columns, an array (n, d) or a sparse matrix.
+
+        Gaps are NaN, None or NaT; what a sparse matrix does not store is zero. With `run_dir` the model and a
+        checkpoint are written there as training goes; `resume=True` goes on from that checkpoint, with the same table
+        and settings, to the bits of an uninterrupted fit. Ctrl-C keeps the best model so far.
 
         Raises InputError (a ValueError) for tables that do not fit, before any work. Warns with ConvergenceWarning when
-        a budget ended the fit. `run_dir` gets the model when it is done.
+        a budget ended the fit.
         """
         self._check_parameters()
         table = read_table(X)
-        if table.rows < 2:
-            raise InputError("X has 1 row (n_samples = 1): a model of rows needs at least 2. Give more rows.")
+        _check_rows(table)
         weights = _weights(sample_weight, table.rows)
+        folder = None if run_dir is None else Path(run_dir)
+        if resume and folder is None:
+            raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
+        checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
         codec = fit_codec(table, self.kinds)
         encoded = codec.transform(table)
-        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
-        self.codec_, self.schema_, self.seed_ = codec, codec.schema, seed_of(self.random_state)
-        self.feature_names_in_ = np.array(list(table.columns), object)
-        if table.container == "numpy":
-            del self.feature_names_in_
-        self.n_features_in_ = len(table.columns)
-        self._train(encoded.x, weights, watch)
+        architecture = self._architecture(codec)
+        settings = {
+            "data": store.fingerprint(np.append(encoded.x.ravel(), weights)),
+            "scaling": codec.to_json(),
+            "architecture": architecture.to_json(),
+            "training": {"particles": None if self.particles is None else int(self.particles)},
+        }
+        if checkpoint is not None:
+            checkpoint.check(settings, self.random_state)
+        for name in ("model_", "_last_run"):  # a fit that fails from here on leaves nothing that mixes it with the last
+            vars(self).pop(name, None)
+        self._describe(codec, table)
+        self.seed_ = seed_of(self.random_state) if checkpoint is None else checkpoint.seed
+        training, split = self._plan(encoded.x, weights, architecture)
+        run = training.start()
+
+        def save(run: Any, history: dict[str, list[float]], seconds: float) -> None:
+            assert folder is not None
+            store.write_checkpoint(folder, run, self.seed_, settings, history, seconds)
+
+        result = training.drive(
+            run if checkpoint is None else checkpoint.run(run),
+            max_epochs=self.max_epochs,
+            max_time=self.max_time,
+            watch=watch,
+            save=None if folder is None else save,
+            history=None if checkpoint is None else checkpoint.history,
+            seconds_before=0.0 if checkpoint is None else checkpoint.seconds,
+        )
+        self._keep(training, result, architecture, [encoded.x[rows] for rows in split])
         self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
-        if run_dir is not None:
-            table_store.write_table_model(Path(run_dir), self)
+        if folder is not None:
+            table_store.write_table_model(folder, self)
+            store.write_metrics(folder, self.history_)
         if not self.status_.succeeded:
             warnings.warn(f"{self.status_text_}. {self.status_.advice}", ConvergenceWarning, stacklevel=2)
         return self
 
-    def _train(self, x: np.ndarray, weights: np.ndarray, watch: Callable[[Progress], None] | None) -> None:
+    def partial_fit(self, X: Any, y: Any = None, *, epochs: float = 1.0, sample_weight: Any = None) -> TableVAE:
+        """Train on X for so many passes, from where the last call stopped: tables that come piece by piece.
+
+        The first call, of an unfitted model, decides columns, levels, scales and sizes from its X, which should be
+        typical: levels that come later count as missing, with a warning. Weights, their average and the optimiser's
+        moments go on from call to call; p(z) and `typical_`, the rows that `anomaly_score` counts among, are those of
+        the last X. After `fit` or `load` it goes on from the weights kept. Raises InputError for X with other columns.
+        """
+        self._check_parameters()
+        if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
+            raise InputError(f"epochs={epochs!r}: a positive number is needed.")
+        begun = hasattr(self, "model_")
+        table = self._columns_of_the_fit(X) if begun else read_table(X)
+        _check_rows(table)
+        weights = _weights(sample_weight, table.rows)
+        if not begun:
+            codec = fit_codec(table, self.kinds)
+            architecture = self._architecture(codec)
+            self._describe(codec, table)
+            self.seed_ = seed_of(self.random_state)
+        else:
+            codec, architecture = self.codec_, self.architecture_
+        encoded = codec.transform(table)
+        training, split = self._plan(encoded.x, weights, architecture, getattr(self, "model_", None))
+        last = vars(self).get("_last_run")
+        run = training.start() if last is None else continued(training.start(), last)
+        steps = max(1, round(epochs * training.steps_per_epoch))
+        training = dataclasses.replace(training, check_every=steps)
+        result = training.drive(run, max_epochs=(int(run.step) + steps) / training.steps_per_epoch)
+        self._keep(training, result, architecture, [encoded.x[rows] for rows in split])
+        self._last_run = result.run
+        if not begun:
+            self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
+        else:
+            self._typical, self._reference = anomalies.again(self._typical, codec, table, encoded, self.seed_)
+        return self
+
+    def _architecture(self, codec: TableCodec) -> TableArchitecture:
+        shape = Shape(len(codec.numeric), codec.level_counts, codec.intervals)
+        hidden = tuple(int(w) for w in self.hidden)
+        return choose(shape, self.latent_dim, hidden, not_at_random=self.missing == MISSING[1])
+
+    def _describe(self, codec: TableCodec, table: Table) -> None:
+        self.codec_, self.schema_ = codec, codec.schema
+        self.feature_names_in_ = np.array(list(table.columns), object)
+        if not table.named:
+            del self.feature_names_in_
+        self.n_features_in_ = len(table.columns)
+
+    def _plan(
+        self,
+        x: Float[np.ndarray, "rows columns 3"],
+        weights: Float[np.ndarray, " rows"],
+        architecture: TableArchitecture,
+        model: LatentVariableModel | None = None,
+    ) -> tuple[Training, tuple[np.ndarray, np.ndarray]]:
+        """Training from the start or from a model, and the numbers of training and held-out rows."""
         keys = jax.random.split(jax.random.key(self.seed_, impl="threefry2x32"), 3)
         train, held_out = hold_out(len(x), keys[0])
-        shape = Shape(len(self.codec_.numeric), self.codec_.level_counts, self.codec_.intervals)
-        architecture = choose(shape, self.latent_dim, tuple(int(w) for w in self.hidden))
-        linear = linear_start(x[train], architecture, np.random.default_rng(self.seed_))
-        training = plan_table(
-            eqx.filter_jit(build)(architecture, linear, keys[1]),
-            x[train],
-            x[held_out],
-            keys[2],
-            weights=(weights[train], weights[held_out]),
-            particles=self.particles,
+        if model is None:
+            linear = linear_start(x[train], architecture, np.random.default_rng(self.seed_))
+            gaps = np.isnan(x[train, :, 0]).mean(axis=0) if architecture.not_at_random else None
+            start = eqx.filter_jit(build)(architecture, linear, keys[1], gaps)
+        else:  # a fitted prior is not one to train with, see `WhitenedMixture`
+            start = eqx.tree_at(lambda m: m.prior, model, StandardNormal(architecture.latent_dim))
+        parts = (weights[train], weights[held_out])
+        return (
+            plan_table(start, x[train], x[held_out], keys[2], weights=parts, particles=self.particles),
+            (train, held_out),
         )
-        result = training.drive(training.start(), max_epochs=self.max_epochs, max_time=self.max_time, watch=watch)
-        model = training.whole(result.answer)
-        self.model_, components = fit_prior(model, x[train], x[held_out], self.seed_)
+
+    def _keep(
+        self, training: Training, result: Result, architecture: TableArchitecture, split: list[np.ndarray]
+    ) -> None:
+        self.model_, components = fit_prior(training.whole(result.answer), split[0], split[1], self.seed_)
         self.architecture_ = architecture.with_components(components)
         self.status_, self.status_text_ = result.status, result.reason
         self.seconds_, self.n_iter_ = result.seconds, int(result.run.step)
@@ -158,6 +257,8 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
                 raise InputError(f"{name}={value!r}: a positive number or None is needed.")
+        if self.missing not in MISSING:
+            raise InputError(f"missing={self.missing!r} is not known. Use one of {', '.join(map(repr, MISSING))}.")
         if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
             raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (128, 128).")
 
@@ -169,7 +270,9 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def encode(self, X: Any) -> tuple[Float[np.ndarray, "rows latent"], Float[np.ndarray, "rows latent"]]:
         """Means and standard deviations of q(z | observed cells)."""
-        return encode_rows(self._fitted(), self._seen(X)[1].x)
+        parts = [encode_rows(self._fitted(), self._seen(piece)[1].x) for piece in in_pieces(X)]
+        means, deviations = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return means, deviations
 
     def inverse_transform(self, Z: Any) -> Any:
         """The middle of p(x|z), medians and likeliest levels, as a table like the one of the fit."""
@@ -182,7 +285,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def reconstruct(self, X: Any) -> Any:
         """Each row as its posterior mean decodes; gaps come out filled."""
-        return self.inverse_transform(self.transform(X))
+        return filling.joined([self.inverse_transform(self.transform(piece)) for piece in in_pieces(X)])
 
     def interpolate(self, a: Any, b: Any, steps: int = 9) -> Any:
         """Decodes of a straight line between the posterior means of two tables of one row each."""
@@ -194,29 +297,45 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return self.inverse_transform(interpolate_between(ends[0][0], ends[1][0], steps))
 
     def sample(
-        self, n_samples: int = 1, *, given: Mapping[str, Any] | None = None, random_state: int | None = None
+        self,
+        n_samples: int = 1,
+        *,
+        given: Mapping[str, Any] | None = None,
+        balanced: str | None = None,
+        random_state: int | None = None,
     ) -> Any:
         """New rows, like the table of the fit: z from p(z), cells from p(x|z); categories are drawn as well.
 
-        given: cells that are fixed, {"sex": "female"}; the others are drawn from p(x | given) by importance weighting,
-        so a rare level costs no more than a common one. Without `random_state` the fit's own seed is used.
+        given: cells that are fixed, of any columns, {"sex": "female", "age": 40}; the others are drawn from
+        p(x | given) by importance weighting, so a rare level costs no more than a common one. balanced: a column whose
+        levels all come equally often (to one row), in random order; the others are drawn given its level, so what goes
+        with a level stays as it is in the data. Without `random_state` the fit's own seed is used.
         """
-        return to_container(self.sample_table(n_samples, given=given, random_state=random_state))
+        return to_container(self.sample_table(n_samples, given=given, balanced=balanced, random_state=random_state))
 
     def sample_table(
-        self, n_samples: int, *, given: Mapping[str, Any] | None = None, random_state: int | None = None
+        self,
+        n_samples: int,
+        *,
+        given: Mapping[str, Any] | None = None,
+        balanced: str | None = None,
+        random_state: int | None = None,
     ) -> Table:
         """`sample` as a `qphi.data.frames.Table`, whatever the container of the fit was."""
         model, count = self._fitted(), positive_count("n_samples", n_samples)
         seed = self.seed_ if random_state is None else int(random_state)
         rng = np.random.default_rng(seed)
-        if not given:
+        if not given and balanced is None:
             return self.codec_.inverse_transform(sample_rows(model, count, seed), rng=rng)
-        row = filling.one_row(self.codec_, given)
-        drawn = draw_given(model, self.codec_.transform(row).x, count, seed=seed, particles=max(4 * count, 1000))
-        made = self.codec_.inverse_transform(drawn[0], rng=rng)
-        for name in given:
-            made.columns[name][:] = row.columns[name][0]
+        rows = filling.conditions(self.codec_, given or {}, balanced)
+        which = rng.permutation(np.arange(count) % len(rows)) if len(rows) > 1 else np.zeros(count, int)
+        drawn = np.empty((count, len(self.codec_.names)), np.float32)
+        for k in np.unique(which):
+            mine = which == k
+            drawn[mine] = sample_given(model, self.codec_.transform(rows[k]).x[0], int(mine.sum()), seed)
+        made = self.codec_.inverse_transform(drawn, rng=rng)
+        for name in [*(given or {}), *([] if balanced is None else [balanced])]:
+            made.columns[name] = np.concatenate([row.columns[name] for row in rows])[which]
         return made
 
     def impute(self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0) -> Any:
@@ -226,8 +345,11 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         level for categories, from `draws` importance-weighted draws. With `n_imputations=m` a list of m tables, each
         with one draw in each gap: for analyses that have to carry the uncertainty (Rubin 1987).
         """
-        tables = self.impute_tables(X, n_imputations=n_imputations, draws=draws, random_state=random_state)
-        whole = [filling.give_back(table, X) for table in tables]
+        asked: dict[str, Any] = {"n_imputations": n_imputations, "draws": draws, "random_state": random_state}
+        pieces = [
+            [filling.give_back(table, piece) for table in self.impute_tables(piece, **asked)] for piece in in_pieces(X)
+        ]
+        whole = [filling.joined(parts) for parts in zip(*pieces, strict=True)]
         return whole[0] if n_imputations is None else whole
 
     def impute_tables(
@@ -258,12 +380,17 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def score_samples(self, X: Any, *, particles: int = PARTICLES) -> Float[np.ndarray, " rows"]:
         """log p(x_obs) of each row, nats, in the units of the data, by importance weighting.
 
+        With missing='not at random' it is log p(x_obs, which cells are missing).
+
         A lower bound in expectation that tightens with `particles`. Randomness is the row's own: the same row scores
         the same bits at every call, whatever its neighbours.
         """
-        encoded = self._seen(X)[1]
-        evidence, _ = score_cells(self._fitted(), encoded.x, positive_count("particles", particles))
-        return evidence + encoded.log_slope.sum(axis=1)
+        found = []
+        for piece in in_pieces(X):
+            encoded = self._seen(piece)[1]
+            evidence, _ = score_cells(self._fitted(), encoded.x, positive_count("particles", particles))
+            found.append(evidence + encoded.log_slope.sum(axis=1))
+        return np.concatenate(found)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean of `score_samples`: nats per row, higher is better."""
@@ -275,9 +402,12 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Odd as a whole, by -log p(x_obs), or by its cells one by one, whichever is rarer (`tables.anomalies.Typical`);
         the same whatever the units of the columns. 0 is as ordinary as can be; log(number of rows) odder than all.
         """
-        table, encoded = self._seen(X)
-        joint, _ = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
-        return self.typical_.oddness(joint, self.typical_.own_oddness(self.codec_, table, encoded))
+        found = []
+        for piece in in_pieces(X):
+            table, encoded = self._seen(piece)
+            joint, _ = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
+            found.append(self.typical_.oddness(joint, self.typical_.own_oddness(self.codec_, table, encoded)))
+        return np.concatenate(found)
 
     @property
     def typical_(self) -> anomalies.Typical:
@@ -295,10 +425,14 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
-        encoded = self._seen(X)[1]
-        _, cells = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
-        order = np.argsort(-cells, axis=1, kind="stable")[:, :top]
-        return [[(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(cells, order, strict=True)]
+        found = []
+        for piece in in_pieces(X):
+            encoded = self._seen(piece)[1]
+            _, cells = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
+            order = np.argsort(-cells, axis=1, kind="stable")[:, :top]
+            for row, best in zip(cells, order, strict=True):
+                found.append([(self.codec_.names[j], float(row[j])) for j in best])
+        return found
 
     # ---------------------------------------------------------------- keeping
 
@@ -318,21 +452,31 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _seen(self, X: Any) -> tuple[Table, Encoded]:
         self._fitted()
+        table = self._columns_of_the_fit(X)
+        return table, self.codec_.transform(table)
+
+    def _columns_of_the_fit(self, X: Any) -> Table:
         table = read_table(X)
-        if table.container == "numpy" and len(table.columns) != self.n_features_in_:
+        if not table.named and len(table.columns) != self.n_features_in_:
             raise InputError(
                 f"X has {len(table.columns)} features, but {type(self).__name__} is expecting {self.n_features_in_} "
                 "features as input. Give the columns of the fit."
             )
-        return table, self.codec_.transform(table)
+        return table
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.input_tags.categorical = True
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _check_rows(table: Table) -> None:
+    if table.rows < 2:
+        raise InputError("X has 1 row (n_samples = 1): a model of rows needs at least 2. Give more rows.")
 
 
 def _weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " rows"]:

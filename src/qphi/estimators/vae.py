@@ -22,12 +22,12 @@ from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import Training, continued, hold_out, plan
+from qphi.data.frames import mixed_table
 from qphi.errors import InputError
-from qphi.estimators import store
+from qphi.estimators import store, table_store
 from qphi.estimators.diagnosis import ROWS
 from qphi.estimators.events import Events
-from qphi.estimators.judging import Judging
-from qphi.estimators.latent_tools import LatentTools
+from qphi.estimators.handover import Handover, either
 from qphi.estimators.options import (
     check_options,
     check_same,
@@ -39,13 +39,14 @@ from qphi.estimators.options import (
     settings_of,
     training_of,
 )
-from qphi.estimators.uses import random_keys
+from qphi.estimators.table_vae import TableVAE
+from qphi.estimators.uses import Uses, random_keys
 from qphi.loop import Progress, Result
 
 __all__ = ["VAE"]
 
 
-class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A variational autoencoder: embeds, generates, reconstructs and scores images or vectors.
 
     Maximises the ELBO, E_q[log p(x|z)] - KL(q(z|x) || p(z)), with q(z|x) = N(mu(x), diag sigma(x)^2) from an encoder
@@ -93,6 +94,7 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
     Attributes
     ----------
     status_ : a `qphi.Status`, with `.message` and `.advice`. history_ : dict of lists, one entry a check.
+    table_ : the `TableVAE` of a data frame with text, dates or gaps; its attributes are this object's too.
     model_ : the trained `LatentVariableModel`. best_epoch_, n_iter_ (steps), seconds_, seed_, likelihood_, shape_.
 
     Examples
@@ -173,6 +175,8 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         self.random_state = random_state
         self.device = device
 
+    transform = either(Uses.transform)  # stands here so that scikit-learn's set_output finds it
+
     # ---------------------------------------------------------------- fitting
 
     def fit(
@@ -187,7 +191,10 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         watch: Callable[[Progress], None] | None = None,
         tensorboard: bool = False,
     ) -> VAE:
-        """Train on images (n, h, w[, channels]) or vectors (n, d).
+        """Train on images (n, h, w[, channels]) or vectors (n, d), or on a data frame.
+
+        A data frame with text, categories, dates or gaps is handed to a `TableVAE`, kept in `table_`: this object then
+        has its methods (`impute`, `anomaly_score`, `explain`, ...) and attributes, and its files when saved.
 
         `covariates` (n, c) make the model conditional, p(x|c): encoder and decoder are told them, and so must be all
         that is asked of it later. `size_factors` (n,), positive, multiply the mean of counts, such as the total of each
@@ -202,6 +209,15 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         a budget ended the fit before it converged.
         """
         check_options(self)
+        table = mixed_table(X)
+        if table is not None:
+            model = self._table_of_own(
+                {"covariates": covariates, "size_factors": size_factors, "tensorboard": tensorboard}
+            )
+            with self._on_device():
+                model.fit(table, run_dir=run_dir, resume=resume, watch=watch)
+            self._keep_table(model)
+            return self
         scaling, given, architecture = first_look(self, X, covariates, size_factors)
         folder = None if run_dir is None else Path(run_dir)
         if resume and folder is None:
@@ -227,7 +243,8 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
 
         device = self._on_device()
         vars(self).pop("_last_run", None)
-        vars(self).pop("model_", None)  # a fit that fails from here on leaves nothing that mixes it with the last
+        for name in ("model_", "table_"):  # a fit that fails from here on leaves nothing that mixes it with the last
+            vars(self).pop(name, None)
         self.seed_ = seed_of(self.random_state) if checkpoint is None else checkpoint.seed
         self.scaling_, self.architecture_, self.fingerprint_ = scaling, architecture, settings["data"]
         self.given_ = given
@@ -270,9 +287,18 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         The first call, of an unfitted model, decides scaling and network from its X, which should be typical. Weights,
         their average and the optimiser's moments go on from call to call; a tenth of each X is held out and scored
         once. After `fit` or `load` it goes on from the weights kept. Raises InputError for X of another shape, and for
-        options that would need another model: what only says how to train may change from call to call.
+        options that would need another model: what only says how to train may change from call to call. A data frame
+        that `fit` would hand to a `TableVAE` goes to its `partial_fit`.
         """
         check_options(self)
+        table = mixed_table(X)
+        if "table_" in vars(self) or (table is not None and "model_" not in vars(self)):
+            fresh = self._table_of_own({"covariates": covariates, "size_factors": size_factors})
+            model = vars(self).get("table_", fresh)
+            with self._on_device():
+                model.partial_fit(X if table is None else table, epochs=epochs)
+            self._keep_table(model)
+            return self
         if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
             raise InputError(f"epochs={epochs!r}: a positive number is needed.")
         if not hasattr(self, "model_"):
@@ -353,6 +379,8 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         """Write model.safetensors and model.json into the folder `path`. No pickle, and no row of the data, inside:
         but the pseudo-inputs of a VampPrior start at rows of the data, and may still look like them.
         """
+        if "table_" in vars(self):
+            return self.table_.save(path)
         self._fitted()
         store.write_model(Path(path), self)
 
@@ -364,6 +392,10 @@ class VAE(LatentTools, Judging, ClassNamePrefixFeaturesOutMixin, TransformerMixi
         (the same sizes) that it had when the VAE was fitted; its trained numbers then come from the file.
         """
         own = {"encoder": encoder, "decoder": decoder, "likelihood": likelihood}
+        if store.read_values(Path(path)).get("kind") == table_store.KIND:
+            vae = cls()
+            vae._keep_table(TableVAE.load(path))
+            return vae
         return store.read_model(Path(path), cls, {name: part for name, part in own.items() if part is not None})
 
     def __sklearn_tags__(self):

@@ -13,7 +13,7 @@ from qphi.data.codec import Encoded, TableCodec
 from qphi.data.frames import Table
 from qphi.tables.uses import score_cells
 
-__all__ = ["Typical", "fit_typical", "unlikeliness"]
+__all__ = ["Typical", "again", "fit_typical", "unlikeliness"]
 
 REFERENCE = 2000  # rows of the fit, at most, that oddness is counted among
 STEPS = 200  # of the tail function at most
@@ -74,10 +74,14 @@ def fit_typical(codec: TableCodec, table: Table, encoded: Encoded, seed: int) ->
     centre, spread = (tuple(float(f(x)) for x in numbers) for f in (np.nanmean, np.nanstd))
     levels = tuple(_surprises(shares, count) for shares, count in zip(codec.shares, codec.level_counts, strict=True))
     usual = np.nanmean(_cells(codec, table, encoded, centre, spread, levels), axis=0)
-    half = Typical(centre, spread, levels, tuple(float(v) for v in usual), (), ())
+    return again(Typical(centre, spread, levels, tuple(float(v) for v in usual), (), ()), codec, table, encoded, seed)
+
+
+def again(typical: Typical, codec: TableCodec, table: Table, encoded: Encoded, seed: int) -> tuple[Typical, Encoded]:
+    """The same means, deviations and shares, with other rows to count oddness among; `joint` is still to come."""
     rows = np.sort(np.random.default_rng(seed).permutation(table.rows)[:REFERENCE])
     some = Encoded(encoded.x[rows], encoded.log_slope[rows])
-    return dataclasses.replace(half, own=_quantiles(half.own_oddness(codec, table.take(rows), some))), some
+    return dataclasses.replace(typical, own=_quantiles(typical.own_oddness(codec, table.take(rows), some))), some
 
 
 def unlikeliness(

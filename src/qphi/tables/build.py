@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.families import StandardNormal
 from qphi.tables.likelihood import TableLikelihood
 from qphi.tables.linear import FactorAnalysis, factor_analysis
+from qphi.tables.mask import MaskModel
 from qphi.tables.networks import SkipDecoder, TableEncoder
 from qphi.tables.prior import WhitenedMixture
 from qphi.tables.rows import Shape, pseudo_numbers
@@ -36,6 +37,7 @@ class TableArchitecture:
     hidden: tuple[int, ...]
     intervals: tuple[int, ...] = ()  # numeric columns that have values with probability of their own
     components: int = 0  # of the prior: 0 for N(0, I), otherwise a mixture of Gaussians
+    not_at_random: bool = False  # whether cells may be missing because of their own value
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
@@ -57,12 +59,16 @@ class TableArchitecture:
         return Shape(self.numeric, self.levels, self.intervals)
 
 
-def choose(shape: Shape, latent_dim: int | None, hidden: tuple[int, ...]) -> TableArchitecture:
+def choose(
+    shape: Shape, latent_dim: int | None, hidden: tuple[int, ...], *, not_at_random: bool = False
+) -> TableArchitecture:
     """Latents: as many as there are columns (levels less one for categories), at least 10, at most 16, unless told."""
     if latent_dim is None:
         freedom = shape.numeric + sum(n - 1 for n in shape.levels)
         latent_dim = int(np.clip(freedom, FEWEST_LATENTS, MOST_FACTORS))
-    return TableArchitecture(shape.numeric, shape.levels, int(latent_dim), hidden, shape.intervals)
+    return TableArchitecture(
+        shape.numeric, shape.levels, int(latent_dim), hidden, shape.intervals, not_at_random=not_at_random
+    )
 
 
 def linear_start(
@@ -86,8 +92,13 @@ def linear_start(
     return FactorAnalysis(weight * spread[:, None], found.mean * spread, found.noise * spread**2)
 
 
-def build(a: TableArchitecture, linear: FactorAnalysis, key: PRNGKeyArray) -> LatentVariableModel:
-    """The model that equals the factor analysis at the start.
+def build(
+    a: TableArchitecture,
+    linear: FactorAnalysis,
+    key: PRNGKeyArray,
+    missing: Float[np.ndarray, " columns"] | Float[Array, " columns"] | None = None,
+) -> LatentVariableModel:
+    """The model that equals the factor analysis at the start. `missing`: share of each column's cells that are gaps.
 
     A level's logit starts at log share + w'z / share, since softmax then gives share + w'z to first order.
     """
@@ -102,11 +113,14 @@ def build(a: TableArchitecture, linear: FactorAnalysis, key: PRNGKeyArray) -> La
         count, dim = a.components, a.latent_dim
         eye = np.broadcast_to(np.eye(dim), (count, dim, dim))
         prior = WhitenedMixture.of(np.full(count, 1 / count), np.zeros((count, dim)), eye)
+    mask = None
+    if a.not_at_random:
+        mask = MaskModel(shape, jnp.zeros(shape.columns) if missing is None else jnp.asarray(missing))
     return LatentVariableModel(
         prior=prior,
         encoder=TableEncoder(linear, shape, a.hidden, key=encoder_key),
         decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
-        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float))),
+        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float)), mask=mask),
     )
 
 

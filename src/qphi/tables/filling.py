@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from qphi.data.frames import Table, as_cells, to_container
 from qphi.data.schema import NUMERIC, seen_cells
 from qphi.errors import InputError
 
-__all__ = ["filled", "give_back", "intervals", "one_row"]
+__all__ = ["conditions", "filled", "give_back", "intervals", "joined"]
 
 
 def filled(codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws columns"]) -> Table:
@@ -69,8 +69,27 @@ def intervals(
     return found
 
 
-def one_row(codec: TableCodec, given: Mapping[str, Any]) -> Table:
-    """A table of one row with these cells and gaps elsewhere. Raises InputError for unknown columns and levels."""
+def conditions(codec: TableCodec, given: Mapping[str, Any], balanced: str | None) -> list[Table]:
+    """Tables of one row with the given cells and gaps elsewhere: one, or one for each level of the balanced column.
+
+    Raises InputError for unknown columns and levels, for cells that are no value, and for a balanced column that has no
+    levels or is given.
+    """
+    if balanced is None:
+        return [_one_row(codec, given)]
+    column = codec.schema[balanced]
+    if not column.levels:
+        having = [c.name for c in codec.schema.columns if c.levels]
+        raise InputError(
+            f"balanced={balanced!r}: the column is {column.kind} and has no levels to draw equally often. "
+            + (f"Use one of {', '.join(map(repr, having[:8]))}." if having else "No column of this table has any.")
+        )
+    if balanced in given:
+        raise InputError(f"column {balanced!r} is both given and balanced: it can have one value or all. Choose one.")
+    return [_one_row(codec, {**given, balanced: level}) for level in column.levels]
+
+
+def _one_row(codec: TableCodec, given: Mapping[str, Any]) -> Table:
     columns = {}
     for column in codec.schema.columns:
         numeric = column.kind in NUMERIC and column.kind not in ("ordinal", "date")
@@ -78,17 +97,35 @@ def one_row(codec: TableCodec, given: Mapping[str, Any]) -> Table:
         columns[column.name] = np.array(["NaT"], "datetime64[ns]") if column.kind == "date" else blank
     for name, value in given.items():
         column = codec.schema[name]
+        if column.kind in ("id", "text", "constant"):
+            raise InputError(f"given {name}: the column is {column.kind} and not part of the model. Leave it out.")
         if column.levels and value not in column.levels:
             raise InputError(
                 f"given {name}={value!r}: the fit saw no such level. Use one of "
                 f"{', '.join(map(repr, column.levels[:8]))}."
             )
-        if column.kind in ("id", "text", "constant"):
-            raise InputError(f"given {name}: the column is {column.kind} and not part of the model. Leave it out.")
-        columns[name] = as_cells(
-            np.array([value], object) if column.kind != "date" else np.array([value], "datetime64")
-        )
+        columns[name] = _given_cell(name, value, column.kind)
     return Table(columns, codec.schema.container, {c.name: c.dtype for c in codec.schema.columns})
+
+
+def _given_cell(name: str, value: Any, kind: str) -> np.ndarray:
+    try:
+        cell = as_cells(np.array([value], object) if kind != "date" else np.array([value], "datetime64[ns]"))
+    except ValueError:
+        raise InputError(f"given {name}={value!r}: a date is needed, such as '2024-05-01'.") from None
+    if not seen_cells(cell).all():
+        raise InputError(f"given {name}={value!r}: a value is needed. Leave the column out if any will do.")
+    return cell
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Pieces of one table, as `in_pieces` made them, put together again."""
+    if len(parts) == 1:
+        return parts[0]
+    from scipy import sparse  # the only kind of table that comes in pieces
+
+    whole = sparse.vstack(parts, format=parts[0].format)
+    return whole if isinstance(whole, type(parts[0])) else type(parts[0])(whole)
 
 
 def give_back(table: Table, original: Any) -> Any:

@@ -12,6 +12,7 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from qphi.autoencoders.likelihoods import AbstractLikelihood
+from qphi.tables.mask import MaskModel, is_gap
 from qphi.tables.rows import Shape, is_seen
 
 __all__ = ["TableLikelihood", "log_interval"]
@@ -38,15 +39,19 @@ class TableLikelihood(AbstractLikelihood):
     is u ~ N(mean, scale^2) on the scale of normal scores; a value with probability of its own has that of its interval,
     Phi((high - mean) / scale) - Phi((low - mean) / scale): an ordered probit for ordinals and counts, a point mass for
     the zeros of a zero-inflated column. Each column has a scale of its own, learned, so no column dominates; log scales
-    are `rate * raw`, see `autoencoders.Gaussian`.
+    are `rate * raw`, see `autoencoders.Gaussian`. With a `mask` the density is of the gaps too, p(x_obs, gaps | z).
     """
 
     raw_log_scale: Float[Array, " numeric"]
     shape: Shape
+    mask: MaskModel | None
     rate: float = eqx.field(static=True)
 
-    def __init__(self, shape: Shape, scale: Float[Array, " numeric"], rate: float = 3.0):
+    def __init__(
+        self, shape: Shape, scale: Float[Array, " numeric"], rate: float = 3.0, *, mask: MaskModel | None = None
+    ):
         self.shape = shape
+        self.mask = mask
         self.rate = rate
         above = jnp.maximum(jnp.log(jnp.asarray(scale, float)) - MIN_LOG_SCALE, LEAST_ABOVE)
         # the inverse of the soft floor, so that the scale starts where it is asked to
@@ -82,7 +87,10 @@ class TableLikelihood(AbstractLikelihood):
         return jnp.where(seen, jnp.concatenate([numbers, log_levels]), 0.0)
 
     def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
-        return jnp.sum(self.cells(outputs, x))
+        cells = jnp.sum(self.cells(outputs, x))
+        if self.mask is None:
+            return cells
+        return cells + self.mask.log_prob(*self.numbers(outputs), self.log_levels(outputs), x)
 
     def mean(self, outputs: Array) -> Array:
         levels = jnp.argmax(self.log_levels(outputs), axis=1)
@@ -92,13 +100,26 @@ class TableLikelihood(AbstractLikelihood):
         values = self.sample_many(key, outputs[None])[0]
         return jnp.stack([values] * 3, axis=1)
 
-    def sample_many(self, key: PRNGKeyArray, outputs: Float[Array, "draws outputs"]) -> Float[Array, "draws columns"]:
-        """One draw of every cell for each of the outputs: normal scores, then level numbers (by Gumbel noise)."""
+    def sample_many(
+        self, key: PRNGKeyArray, outputs: Float[Array, "draws outputs"], x: Float[Array, "columns 3"] | None = None
+    ) -> Float[Array, "draws columns"]:
+        """One draw of every cell for each of the outputs: normal scores, then level numbers (by Gumbel noise).
+
+        With a mask, cells that are missing in the row x are drawn given that they are.
+        """
         number_key, level_key = jax.random.split(key)
         mean, scale = jax.vmap(self.numbers)(outputs)
-        parts = [mean + scale * jax.random.normal(number_key, mean.shape)]
+        numbers = mean + scale * jax.random.normal(number_key, mean.shape)
+        gap = None if self.mask is None or x is None else is_gap(x)
+        count = self.shape.numeric
+        if gap is not None and self.mask is not None:
+            missing = self.mask.numbers_of_gaps(jax.random.fold_in(number_key, 1), mean, scale)
+            numbers = jnp.where(gap[:count], missing, numbers)
+        parts = [numbers]
         if self.shape.levels:
             log_levels = jax.vmap(self.log_levels)(outputs)
+            if gap is not None and self.mask is not None:
+                log_levels = jnp.where(gap[count:, None], self.mask.levels_of_gaps(log_levels), log_levels)
             noise = jax.random.gumbel(level_key, log_levels.shape)
             parts.append(jnp.argmax(log_levels + noise, axis=2).astype(mean.dtype))
         return jnp.concatenate(parts, axis=1)

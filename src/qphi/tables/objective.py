@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.bounds.base import AbstractBound
 from qphi.bounds.objective import AbstractObjective, Scores
+from qphi.tables.mask import UNKNOWN
+from qphi.tables.rows import is_seen
 
 __all__ = ["TableObjective"]
 
@@ -35,7 +37,8 @@ class TableObjective(AbstractObjective):
             rows = jax.random.uniform(row_key, (len(xs), 1)) < self.hide
             rate = jax.random.uniform(rate_key, (len(xs), 1))
             hidden = rows & (jax.random.uniform(cell_key, xs.shape[:2]) < rate)
-            xs = jnp.where(hidden[..., None], jnp.nan, xs)
+            unknown = jnp.array([jnp.nan, UNKNOWN, jnp.nan])  # hidden by us: says nothing of why data are missing
+            xs = jnp.where((hidden & is_seen(xs))[..., None], unknown, xs)
         estimate = self.bound(trainable.posterior(xs), trainable.observe(xs), key)
         items = weight * estimate.surrogate
         parts = {"elbo": jnp.mean(weight * estimate.elbo)}

@@ -11,10 +11,13 @@ from jaxtyping import Array, Float, Key
 
 from qphi.autoencoders.evaluation import in_blocks, row_keys
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.tables.mask import UNKNOWN
 
-__all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_rows", "score_cells"]
+__all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_given", "sample_rows", "score_cells"]
 
 KEEP = 0x7AB1E  # folded into keys: not a stream that training used
+AT_ONCE = 500  # rows sampled given the same cells by one call of one program, whatever the number asked for
+PER_ROW = 4  # particles for each of them
 
 
 def _weighted(
@@ -43,8 +46,8 @@ def _draw_block(
     order = np.random.default_rng(KEEP).permutation(draws)
     outputs = jax.vmap(model.decode)(chosen[order])
     # one stream of noise for each row: a key for every draw would compile several times slower
-    drawn = jax.vmap(model.likelihood.sample_many, in_axes=(0, 1), out_axes=1)(  # pyright: ignore[reportAttributeAccessIssue]
-        jax.vmap(lambda k: jax.random.fold_in(k, 2))(keys), outputs
+    drawn = jax.vmap(model.likelihood.sample_many, in_axes=(0, 1, 0), out_axes=1)(  # pyright: ignore[reportAttributeAccessIssue]
+        jax.vmap(lambda k: jax.random.fold_in(k, 2))(keys), outputs, xs
     )
     return jnp.swapaxes(drawn, 0, 1)
 
@@ -69,6 +72,22 @@ def draw_given(
         return _draw_block(model, jnp.asarray(xs), jnp.asarray(seed), draws, particles)
 
     return in_blocks(block, x, 4 * particles * x.shape[1])
+
+
+def sample_given(
+    model: LatentVariableModel, row: Float[np.ndarray, "columns 3"], count: int, seed: int
+) -> Float[np.ndarray, "count columns"]:
+    """`count` rows of normal scores and level numbers from p(x | the row's observed cells), in bounded memory.
+
+    The other cells are not asked for, which is not the same as missing.
+    """
+    row = row.copy()
+    row[np.isnan(row[:, 0]), 1] = UNKNOWN
+    parts = []
+    for number in range(-(-count // AT_ONCE)):
+        own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+        parts.append(draw_given(model, row[None], AT_ONCE, seed=own, particles=PER_ROW * AT_ONCE)[0])
+    return np.concatenate(parts)[:count]
 
 
 @eqx.filter_jit

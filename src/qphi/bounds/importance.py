@@ -23,7 +23,19 @@ from qphi.errors import InputError
 __all__ = ["IWAE", "DReG", "importance_weighted"]
 
 
-class IWAE(AbstractBound):
+class _ImportanceWeighted(AbstractBound):
+    particles: int = 8
+    alpha: float = 0.0
+
+    def __check_init__(self):
+        if self.particles < 1 or not 0 <= self.alpha < 1:
+            raise InputError(
+                f"particles={self.particles} and alpha={self.alpha}; at least one particle and 0 <= alpha < 1 are "
+                "needed. alpha = 0 is the importance-weighted bound; for alpha = 1, the ELBO, use qphi.ELBO()."
+            )
+
+
+class IWAE(_ImportanceWeighted):
     """L_K (or L_K^(alpha)), differentiated through everything.
 
     The gradient to the encoder drowns as K grows: its signal-to-noise ratio falls as 1 / sqrt(K) (Rainforth et al.
@@ -31,12 +43,6 @@ class IWAE(AbstractBound):
     `elbo` of the answer is the ELBO of the same draws, `surrogate` has the value of L_K. Raises InputError unless
     0 <= alpha < 1, TypeError for a discrete q.
     """
-
-    particles: int = 8
-    alpha: float = 0.0
-
-    def __check_init__(self):
-        _check(self.particles, self.alpha)
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
         need_pathwise(q, self)
@@ -47,7 +53,7 @@ class IWAE(AbstractBound):
         return Estimate(value, jnp.mean(log_weights, axis=0), _parts(terms, log_q), log_weights)
 
 
-class DReG(AbstractBound):
+class DReG(_ImportanceWeighted):
     """L_K (or L_K^(alpha)) with the doubly reparameterised gradient, whose signal-to-noise ratio does not fall with K.
 
     v_k = w_k^(1 - alpha) / sum w^(1 - alpha). To the parameters of p, a learned prior among them: sum_k v_k grad log
@@ -57,12 +63,6 @@ class DReG(AbstractBound):
     Costs one more pass back through p, none forwards. Raises InputError unless 0 <= alpha < 1, TypeError for a discrete
     q. Sources: Tucker, Lawson, Gu & Maddison (2019), arXiv 1810.04152, eq. 8; arXiv 2210.06226, theorem 2, for alpha.
     """
-
-    particles: int = 8
-    alpha: float = 0.0
-
-    def __check_init__(self):
-        _check(self.particles, self.alpha)
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
         need_pathwise(q, self)
@@ -107,11 +107,3 @@ def _parts(
     else:
         parts = {"log_likelihood": terms["log_likelihood"], "kl": log_q - terms["log_prior"]}
     return {name: jnp.mean(values, axis=0) for name, values in parts.items()}
-
-
-def _check(particles: int, alpha: float) -> None:
-    if particles < 1 or not 0 <= alpha < 1:
-        raise InputError(
-            f"particles={particles} and alpha={alpha}; at least one particle and 0 <= alpha < 1 are needed. alpha = 0 "
-            "is the importance-weighted bound; for alpha = 1, the ELBO, use qphi.ELBO()."
-        )

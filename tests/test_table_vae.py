@@ -159,6 +159,15 @@ def test_scores_are_deterministic_row_by_row_and_odd_rows_are_explained(fitted):
     assert {name for name, _ in fitted.explain(x, top=2)[7]} == {"a", "b"}
 
 
+def test_a_table_of_scores_holds_what_the_three_methods_say(fitted):
+    x = table()
+    scores = fitted.score_table(x, top=2).columns
+    np.testing.assert_array_equal(scores["log_p"], fitted.score_samples(x))
+    np.testing.assert_array_equal(scores["anomaly_score"], fitted.anomaly_score(x))
+    first = ", ".join(f"{name} ({nats:.1f})" for name, nats in fitted.explain(x, top=2)[0])
+    assert scores["because_of"][0] == first
+
+
 def test_units_move_log_p_by_a_constant_and_nothing_else(fitted):
     x = table()
     other = {**x, "a": 1000 * x["a"], "b": 1000 * x["b"]}

@@ -15,7 +15,7 @@ from qphi.cli.progress import FitDisplay
 from qphi.cli.run_folder import RUNS, RunRecord
 from qphi.cli.setup import prepare
 from qphi.cli.summary import print_summary
-from qphi.cli.tables import KindOption, KindsOption, fit_table, read_kinds
+from qphi.cli.tables import KindOption, KindsOption, fit_table, merged_kinds
 from qphi.errors import InputError
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def fit(
         folder = RUNS / Path(source).name.split(".")[0] if out is None else out
         check_folder(folder, resume)
         given |= {"missing": "not at random"} if not_at_random else {}
-        return fit_table(source, folder, given, read_kinds(kind, kinds), resume=resume)
+        return fit_table(source, folder, given, merged_kinds(kind, kinds), resume=resume)
     if kind or kinds or not_at_random:
         raise InputError(f"--kind, --kinds and --not-at-random are for tables, and {source} is none. Leave them out.")
     from qphi.data import load

@@ -73,15 +73,15 @@ def schema(
     from qphi.data.schema import find_schema
     from qphi.data.table_files import read_table_file
 
-    found = find_schema(read_table_file(table), read_kinds(kind, kinds))
+    found = find_schema(read_table_file(table), merged_kinds(kind, kinds))
     say(json.dumps({c.name: c.kind for c in found.columns}, indent=1) if as_json else str(found))
 
 
-def read_kinds(kind: list[str] | None, kinds: Path | None) -> dict[str, str]:
+def merged_kinds(kind: list[str] | None, kinds: Path | None) -> dict[str, str]:
     """The kinds of a file, with those of the flags on top."""
-    from qphi.data.schema import _read_kinds
+    from qphi.data.schema import read_kinds
 
-    merged = _read_kinds(kinds)
+    merged = read_kinds(kinds)
     for pair in kind or []:
         name, equals, value = pair.rpartition("=")
         if not equals:
@@ -208,20 +208,9 @@ def score(
     rows = 0
     with table_writer(path) as write, error_console().status("scoring ..."):
         for piece in table_pieces(table, model.schema_):
-            reasons = [", ".join(f"{name} ({nats:.1f})" for name, nats in row) for row in model.explain(piece, top)]
-            columns = {
-                "row": np.arange(rows, rows + piece.rows, dtype=float),
-                "log_p": model.score_samples(piece),
-                "anomaly_score": model.anomaly_score(piece),
-                "because_of": np.array(reasons, object),
-            }
-            write(
-                Table(
-                    columns,
-                    "csv",
-                    {"row": "int64", "log_p": "float64", "anomaly_score": "float64", "because_of": "str"},
-                )
-            )
+            scores = model.score_table(piece, top=top)
+            number = np.arange(rows, rows + piece.rows, dtype=float)
+            write(Table({"row": number, **scores.columns}, "csv", {"row": "int64", **scores.dtypes}))
             rows += piece.rows
     say(f"{rows} rows scored in {path}")
 

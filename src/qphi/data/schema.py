@@ -13,7 +13,7 @@ import numpy as np
 from qphi.data.frames import Table
 from qphi.errors import InputError
 
-__all__ = ["KINDS", "Column", "Schema", "find_schema"]
+__all__ = ["KINDS", "Column", "Schema", "find_schema", "read_kinds"]
 
 KINDS = ("real", "positive", "bounded", "count", "ordinal", "categorical", "binary", "date", "id", "text", "constant")
 NUMERIC = ("real", "positive", "bounded", "count", "ordinal", "date")
@@ -109,7 +109,7 @@ def find_schema(table: Table, kinds: Mapping[str, str] | str | Path | None = Non
     an id and left out; up to 12 different ones are ordinal; otherwise a count. Other numbers: positive when they are
     and are skewed, bounded when they fill 0 to 1, otherwise real.
     """
-    wanted = _read_kinds(kinds)
+    wanted = read_kinds(kinds)
     for name, kind in wanted.items():
         if name not in table.columns:
             raise InputError(f"kinds names column {name!r}, which is not there. Columns: {', '.join(table.columns)}.")
@@ -125,7 +125,8 @@ def find_schema(table: Table, kinds: Mapping[str, str] | str | Path | None = Non
     return Schema(tuple(columns), table.container, table.rows, dict(table.levels))
 
 
-def _read_kinds(kinds: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+def read_kinds(kinds: Mapping[str, str] | str | Path | None) -> dict[str, str]:
+    """Column: kind, as given or from a JSON file. Raises InputError for a file that does not hold that."""
     if kinds is None or isinstance(kinds, Mapping):
         return {str(k): v for k, v in (kinds or {}).items()}
     try:

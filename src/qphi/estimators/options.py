@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIONS",
+    "check_budgets",
     "check_options",
     "check_same",
     "check_sizes",
@@ -57,6 +58,11 @@ def check_options(vae: VAE) -> None:
 def check_sizes(estimator: Any) -> None:
     """Raises InputError for widths and budgets that are none."""
     positive(estimator.latent_dim, "latent_dim")
+    check_budgets(estimator)
+
+
+def check_budgets(estimator: Any) -> None:
+    """Raises InputError for `max_epochs`, `max_time` or `hidden` that are none."""
     for name in ("max_epochs", "max_time"):
         value = getattr(estimator, name)
         if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):

@@ -127,6 +127,7 @@ class SemiSupervisedVAE(ClassifierMixin, BaseEstimator):
 
     def transform(self, X: Any, y: Any = None) -> np.ndarray:
         """Posterior means of z, (n, latent_dim), given labels y or, without them, the most probable ones."""
+        check_is_fitted(self, "model_")
         labels = self._onehot(self.predict(X) if y is None else y)
         x = self.scaling_.prepare(X)
         return posterior_moments(self.model_.vae, np.concatenate([x.reshape(len(x), -1), labels], axis=1))[0]

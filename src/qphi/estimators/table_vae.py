@@ -24,7 +24,7 @@ from qphi.data.codec import Encoded, TableCodec, fit_codec
 from qphi.data.frames import Table, in_pieces, read_table, to_container
 from qphi.errors import InputError
 from qphi.estimators import store, table_store
-from qphi.estimators.checks import positive_count, seed_of
+from qphi.estimators.options import check_budgets, positive, seed_of
 from qphi.families import StandardNormal
 from qphi.loop import Progress, Result
 from qphi.tables import anomalies, filling
@@ -69,13 +69,10 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     Examples
     --------
-    >>> import numpy as np, qphi
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.normal(size=(80, 1)) @ np.ones((1, 3)) + 0.3 * rng.normal(size=(80, 3))
-    >>> x[0, 1] = np.nan
-    >>> model = qphi.TableVAE(hidden=(8,), particles=2, max_epochs=1, random_state=0)
-    >>> bool(abs(model.fit(x).impute(x)[0, 1] - x[0, [0, 2]].mean()) < 1)  # doctest: +SKIP
-    True
+    README's "Door 3" has one that the tests run, and docs/tables.md more::
+
+        model = qphi.TableVAE(random_state=0).fit(df)
+        full = model.impute(df)
     """
 
     def __init__(
@@ -252,15 +249,10 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _check_parameters(self) -> None:
         for name in ("latent_dim", "particles"):
             if getattr(self, name) is not None:
-                positive_count(name, getattr(self, name))
-        for name in ("max_epochs", "max_time"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float, np.number)) and value > 0):
-                raise InputError(f"{name}={value!r}: a positive number or None is needed.")
+                positive(getattr(self, name), name)
+        check_budgets(self)
         if self.missing not in MISSING:
             raise InputError(f"missing={self.missing!r} is not known. Use one of {', '.join(map(repr, MISSING))}.")
-        if not np.ndim(self.hidden) or not len(self.hidden) or min(self.hidden) < 1:
-            raise InputError(f"hidden={self.hidden!r}: at least one layer of at least one unit is needed: (128, 128).")
 
     # ---------------------------------------------------------------- using
 
@@ -322,7 +314,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         random_state: int | None = None,
     ) -> Table:
         """`sample` as a `qphi.data.frames.Table`, whatever the container of the fit was."""
-        model, count = self._fitted(), positive_count("n_samples", n_samples)
+        model, count = self._fitted(), positive(n_samples, "n_samples")
         seed = self.seed_ if random_state is None else int(random_state)
         rng = np.random.default_rng(seed)
         if not given and balanced is None:
@@ -357,9 +349,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     ) -> list[Table]:
         """`impute` as a list of `qphi.data.frames.Table`: one table, or as many as there are imputations."""
         table, encoded = self._seen(X)
-        count = (
-            positive_count("draws", draws) if n_imputations is None else positive_count("n_imputations", n_imputations)
-        )
+        count = positive(draws, "draws") if n_imputations is None else positive(n_imputations, "n_imputations")
         u = draw_given(self._fitted(), encoded.x, count, seed=random_state)
         if n_imputations is None:
             return [filling.filled(self.codec_, table, u)]
@@ -385,12 +375,7 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         A lower bound in expectation that tightens with `particles`. Randomness is the row's own: the same row scores
         the same bits at every call, whatever its neighbours.
         """
-        found = []
-        for piece in in_pieces(X):
-            encoded = self._seen(piece)[1]
-            evidence, _ = score_cells(self._fitted(), encoded.x, positive_count("particles", particles))
-            found.append(evidence + encoded.log_slope.sum(axis=1))
-        return np.concatenate(found)
+        return np.concatenate([self._scored(piece, particles).log_p for piece in in_pieces(X)])
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean of `score_samples`: nats per row, higher is better."""
@@ -402,19 +387,15 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Odd as a whole, by -log p(x_obs), or by its cells one by one, whichever is rarer (`tables.anomalies.Typical`);
         the same whatever the units of the columns. 0 is as ordinary as can be; log(number of rows) odder than all.
         """
-        found = []
-        for piece in in_pieces(X):
-            table, encoded = self._seen(piece)
-            joint, _ = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
-            found.append(self.typical_.oddness(joint, self.typical_.own_oddness(self.codec_, table, encoded)))
-        return np.concatenate(found)
+        return np.concatenate([self._oddness(self._scored(piece)) for piece in in_pieces(X)])
 
     @property
     def typical_(self) -> anomalies.Typical:
         """How odd the fit's rows are; counted when first asked for, since imputing and sampling need none of it."""
         model = self._fitted()
         if self._reference is not None:
-            joint, _ = anomalies.unlikeliness(model, self._reference, self.codec_.typical_slope, PARTICLES)
+            scores = score_cells(model, self._reference.x, PARTICLES)
+            joint, _ = anomalies.unlikeliness(scores, self._reference, self.codec_.typical_slope)
             self._typical, self._reference = self._typical.with_joint(joint), None
         return self._typical
 
@@ -425,14 +406,35 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
-        found = []
-        for piece in in_pieces(X):
-            encoded = self._seen(piece)[1]
-            _, cells = anomalies.unlikeliness(self._fitted(), encoded, self.codec_.typical_slope, PARTICLES)
-            order = np.argsort(-cells, axis=1, kind="stable")[:, :top]
-            for row, best in zip(cells, order, strict=True):
-                found.append([(self.codec_.names[j], float(row[j])) for j in best])
-        return found
+        return [row for piece in in_pieces(X) for row in self._reasons(self._scored(piece), top)]
+
+    def score_table(self, X: Any, *, top: int = 3) -> Table:
+        """`score_samples`, `anomaly_score` and `explain` of each row side by side, at the cost of one of them."""
+        scored = self._scored(X)
+        reasons = [", ".join(f"{name} ({nats:.1f})" for name, nats in row) for row in self._reasons(scored, top)]
+        columns = {
+            "log_p": scored.log_p,
+            "anomaly_score": self._oddness(scored),
+            "because_of": np.array(reasons, object),
+        }
+        return Table(columns, "csv", {"log_p": "float64", "anomaly_score": "float64", "because_of": "str"})
+
+    def _scored(self, X: Any, particles: int = PARTICLES) -> _Scored:
+        positive(particles, "particles")
+        table, encoded = self._seen(X)
+        scores = score_cells(self._fitted(), encoded.x, particles)
+        joint, cells = anomalies.unlikeliness(scores, encoded, self.codec_.typical_slope)
+        return _Scored(table, encoded, scores[0] + encoded.log_slope.sum(axis=1), joint, cells)
+
+    def _oddness(self, scored: _Scored) -> Float[np.ndarray, " rows"]:
+        own = self.typical_.own_oddness(self.codec_, scored.table, scored.encoded)
+        return self.typical_.oddness(scored.joint, own)
+
+    def _reasons(self, scored: _Scored, top: int) -> list[list[tuple[str, float]]]:
+        order = np.argsort(-scored.cells, axis=1, kind="stable")[:, :top]
+        return [
+            [(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(scored.cells, order, strict=True)
+        ]
 
     # ---------------------------------------------------------------- keeping
 
@@ -472,6 +474,17 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """Rows with all that one scoring says of them: log p(x_obs), and the two parts of `anomalies.unlikeliness`."""
+
+    table: Table
+    encoded: Encoded
+    log_p: Float[np.ndarray, " rows"]
+    joint: Float[np.ndarray, " rows"]
+    cells: Float[np.ndarray, "rows columns"]
 
 
 def _check_rows(table: Table) -> None:

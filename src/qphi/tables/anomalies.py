@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from qphi.autoencoders.model import LatentVariableModel
 from qphi.data.codec import Encoded, TableCodec
 from qphi.data.frames import Table
-from qphi.tables.uses import score_cells
 
 __all__ = ["Typical", "again", "fit_typical", "unlikeliness"]
 
@@ -85,14 +83,18 @@ def again(typical: Typical, codec: TableCodec, table: Table, encoded: Encoded, s
 
 
 def unlikeliness(
-    model: LatentVariableModel, encoded: Encoded, typical_slope: Float[np.ndarray, " columns"], particles: int
+    scores: tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]],
+    encoded: Encoded,
+    typical_slope: Float[np.ndarray, " columns"],
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]]:
     """-log p(x_obs) of each row and -log p(x_j | other cells) of each cell, nats, whatever the units of the columns.
+
+    scores: log p of both, in the model's units, from `score_cells`.
 
     A density's unit is that of its column's median: `typical_slope` is log du/dx there, so that only what is rarer than
     the middle of its column counts, and columns can be compared.
     """
-    evidence, cells = score_cells(model, encoded.x, particles)
+    evidence, cells = scores
     seen = ~np.isnan(encoded.x[..., 0])
     slope = np.where(seen & (encoded.log_slope != 0), encoded.log_slope - typical_slope, 0.0)
     return -(evidence + slope.sum(axis=1)), -(cells + slope)

@@ -116,6 +116,20 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print("  ".join([line[0].ljust(widths[0]), *rest]).rstrip())
 
 
+def write_between(page: str, text: str, name: str = "table") -> None:
+    """Puts text between the lines <!-- name --> and <!-- end of name --> of docs/PAGE.md, whole or not at all."""
+    path = ROOT / "docs" / f"{page}.md"
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if old.count(begin) != 1 or old.count(end) != 1:
+        sys.exit(f"{path} needs each of these lines once: {begin} {end}")
+    head, tail = old.split(begin)[0], old.split(end)[1]
+    temporary = path.with_suffix(".part")
+    temporary.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+    temporary.replace(path)
+    print(f"wrote the {name} of {path}")
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The same table in Markdown."""
     rule = ["---", *["---:"] * (len(header) - 1)]

@@ -10,7 +10,7 @@ independent average over n keys has sqrt(n) times it, so every estimator that av
 sqrt(K). Gradients of different bounds differ: compare the signal-to-noise ratio between rows of one bound, and its
 trend within a row.
 
-Writes benchmarks/results/gradient_noise.json.
+Writes benchmarks/results/gradient_noise.json and the tables of docs/bounds.md.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from _results import markdown, parser, print_table, results_file, save
+from _results import markdown, parser, print_table, results_file, save, write_between
 from qphi import VAE
 from qphi.bounds import (
     IWAE,
@@ -52,14 +52,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--particles", type=int, nargs="+", default=[1, 4, 16, 64])
     options.add_argument("--keys", type=int, default=400)
-    options.add_argument("--markdown", action="store_true", help="print the tables for docs/bounds.md")
     options = options.parse_args()
     if options.smoke:
         options.particles, options.keys = [1, 4], 20
     from sklearn.datasets import load_digits
 
     x = (load_digits().images > 7).astype(np.float32)
-    rows = []
+    rows, parts = [], []
     for stage, epochs in (("early", 3), ("fitted", 5 if options.smoke else 300)):
         vae = VAE(latent_dim=8, hidden=(64,), random_state=0, max_epochs=epochs)
         with warnings.catch_warnings():
@@ -77,9 +76,11 @@ def main() -> None:
             table.append([name, *(f"{one['encoder']:.2f} | {one['decoder']:.2f}" for one in found)])
         header = ["encoder | decoder", *(f"K = {k}" for k in options.particles)]
         print_table(header, table)
-        if options.markdown:
-            print(markdown(["", *header[1:]], [[cell.replace(" | ", " / ") for cell in line] for line in table]))
+        cells = [[cell.replace(" | ", " / ") for cell in line] for line in table]
+        parts.append(markdown([f"{stage}: encoder / decoder", *header[1:]], cells))
     save(results_file(NAME, options.smoke), {"rows": rows, "keys": options.keys})
+    if not options.smoke:
+        write_between("bounds", "\n\n".join(parts))
 
 
 def _noise(model: Any, batch: jax.Array, bound: AbstractBound, keys: int) -> dict[str, float]:

@@ -37,7 +37,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _results import ROOT, markdown, need_data, parser, print_table, results_file, save
+from _results import ROOT, markdown, need_data, parser, print_table, results_file, save, write_between
 
 NAME = "posteriordb"
 DRAWS = 10_000
@@ -347,19 +347,12 @@ def _ratios(rows: list[dict[str, Any]], method: str) -> None:
 
 
 def _write_table(rows: list[dict[str, Any]]) -> None:
-    page = ROOT / "docs" / "posteriors.md"
-    marks = "<!-- table -->", "<!-- end of table -->"
-    text = page.read_text(encoding="utf-8")
     names = list(dict.fromkeys((row["name"], row["method"]) for row in rows))
     lines = [
         [name.split("-")[-1], method, *_cells([r for r in rows if (r["name"], r["method"]) == (name, method)])]
         for name, method in names
     ]
-    before, _, rest = text.partition(marks[0])
-    _, _, after = rest.partition(marks[1])
-    table = markdown(["posterior", "method", *HEADER], lines)
-    page.write_text(f"{before}{marks[0]}\n{table}\n{marks[1]}{after}", encoding="utf-8")
-    print(f"wrote {page}")
+    write_between("posteriors", markdown(["posterior", "method", *HEADER], lines))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import sys
 import time
 from typing import Any
 
-from _results import ROOT, figure_file, markdown, parser, print_table, results_file, save
+from _results import ROOT, figure_file, markdown, parser, print_table, results_file, save, write_between
 
 NAME = "scale"
 DIMS = (100, 300, 1000, 3000, 10_000)
@@ -212,14 +212,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _write_table(rows: list[dict[str, Any]], load: float) -> None:
-    path = ROOT / "docs" / "scale.md"
-    text = path.read_text(encoding="utf-8")
-    before, rest = text.split("<!-- table -->")
-    _, after = rest.split("<!-- end of table -->")
     note = f"Load of the machine when it began: {load:.1f}; above the number of cores, seconds are those of a busy one."
     table = markdown(HEADER, map(_cells, sorted(rows, key=lambda row: (MODELS.index(row["model"]), row["dim"]))))
-    path.write_text(f"{before}<!-- table -->\n{table}\n\n{note}\n<!-- end of table -->{after}", encoding="utf-8")
-    print(f"wrote {path}")
+    write_between("scale", f"{table}\n\n{note}")
 
 
 def _plot(rows: list[dict[str, Any]], smoke: bool) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 import qphi
-from _results import ROOT, markdown, need_data, parser, results_file, save
+from _results import markdown, need_data, parser, results_file, save, write_between
 
 
 def scores(x: np.ndarray, seed: int, seconds: float, smoke: bool) -> dict[str, np.ndarray]:
@@ -67,12 +67,7 @@ def _write_table(rows: list[dict], means: dict[str, float], asked: argparse.Name
         "of training for each table: `python benchmarks/tables_anomalies.py "
         f"--max-time {asked.max_time:g} --rows {asked.rows}`."
     )
-    path = ROOT / "docs" / "tables.md"
-    before, rest = path.read_text(encoding="utf-8").split("<!-- anomalies -->")
-    after = rest.split("<!-- end of anomalies -->")[1]
-    text = f"{before}<!-- anomalies -->\n{table}\n\n{note}\n<!-- end of anomalies -->{after}"
-    path.write_text(text, encoding="utf-8")
-    print(f"wrote {path}")
+    write_between("tables", f"{table}\n\n{note}", "anomalies")
 
 
 if __name__ == "__main__":

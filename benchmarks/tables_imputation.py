@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
-from _results import ROOT, markdown, parser, results_file, save
+from _results import markdown, parser, results_file, save, write_between
 
 
 def tables(smoke: bool) -> dict[str, np.ndarray]:
@@ -119,12 +119,7 @@ def _write_table(rows: list[dict], asked: argparse.Namespace) -> None:
         f"{100 * asked.share:.0f} % of the cells missing completely at random, {asked.seeds} seed(s); seconds are "
         "those of the machine as it was, compilation and intervals included: `python benchmarks/tables_imputation.py`."
     )
-    path = ROOT / "docs" / "tables.md"
-    before, rest = path.read_text(encoding="utf-8").split("<!-- imputation -->")
-    after = rest.split("<!-- end of imputation -->")[1]
-    text = f"{before}<!-- imputation -->\n{table}\n\n{note}\n<!-- end of imputation -->{after}"
-    path.write_text(text, encoding="utf-8")
-    print(f"wrote {path}")
+    write_between("tables", f"{table}\n\n{note}", "imputation")
 
 
 if __name__ == "__main__":

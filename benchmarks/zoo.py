@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from _results import ROOT, markdown, parser, print_table, results_file, save
+from _results import ROOT, markdown, parser, print_table, results_file, save, write_between
 
 sys.path.insert(0, str(ROOT / "tests"))
 NAME = "zoo"
@@ -108,12 +108,7 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
 def _write(rows: list[dict[str, Any]], said: str) -> None:
     names = dict.fromkeys(row["name"] for row in rows)
     table = markdown(HEADER, [_cells([row for row in rows if row["name"] == name]) for name in names])
-    page = ROOT / "docs" / "verdicts.md"
-    text = page.read_text(encoding="utf-8")
-    begin, end = "<!-- table -->\n", "\n<!-- end of table -->"
-    head, rest = text.split(begin)
-    page.write_text(head + begin + table + "\n\n" + said + end + rest.split(end)[1], encoding="utf-8")
-    print(f"wrote {page}")
+    write_between("verdicts", f"{table}\n\n{said}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
 from qphi.cli.summary import evaluation_json, print_evaluation
-from qphi.cli.tables import is_table_run, sample_table
+from qphi.cli.tables import evaluate_table, is_table_run, sample_table
 from qphi.errors import InputError
 
 __all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
@@ -41,6 +41,10 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             ("qphi evaluate qphi-runs/mnist mnist-test --rows 1000", "1,000 rows spread over the test set"),
             ("qphi evaluate qphi-runs/digits digits --json", "for programs"),
+            (
+                "qphi evaluate qphi-runs/people people.csv --fresh new.csv --target income",
+                "a table: how good its synthetic rows are",
+            ),
         ),
     )(evaluate)
     app.command(help=help_text(report), epilog=examples(("qphi report qphi-runs/digits", "makes report.html again")))(
@@ -110,7 +114,9 @@ def _pairs(rows: np.ndarray, again: np.ndarray, columns: int, blank: float) -> n
 def evaluate(
     run: RunArgument,
     data: DataArgument,
-    particles: Annotated[int, typer.Option(min=1, help="Importance weights per row for log p(x).")] = 500,
+    particles: Annotated[
+        int | None, typer.Option(min=1, help="Importance weights per row for log p(x).", show_default="500")
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Only so many rows, evenly spread.", show_default="all")
     ] = None,
@@ -123,15 +129,38 @@ def evaluate(
     quality: Annotated[
         bool, typer.Option("--quality", help="Also precision, recall and Frechet distance of samples.")
     ] = False,
+    fresh: Annotated[
+        Path | None,
+        typer.Option(metavar="TABLE", help="Tables: real rows that the fit has not seen.", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Tables: learn this column from synthetic rows.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Judge the model on DATA: ELBO, its parts and log p(x) in nats per datum, with standard errors.
 
     The ELBO is a lower bound of log p(x); the importance-weighted estimate is a tighter one. Judge on data
     that the fit has not seen. Two calls give the same figures to the bit.
+
+    Of a table, DATA are the rows of the fit, and what is judged are synthetic rows: whether they are like the
+    data, whether one can learn from them, and whether they give rows away.
     """
+    for_images = {"--particles": particles, "--rows": rows, "--annealed": annealed, "--gaps": gaps}
+    if is_table_run(run):
+        refused = [flag for flag, value in (for_images | {"--quality": quality}).items() if value]
+        if refused:
+            raise InputError(
+                f"{refused[0]} is for images and vectors, and {run} holds a model of a table. Leave it out."
+            )
+        return evaluate_table(run, Path(data), fresh, target, as_json)
+    if fresh or target:
+        flag = "--fresh" if fresh else "--target"
+        raise InputError(f"{flag} is for tables, and {run} holds a model of images or vectors. Leave it out.")
     from qphi.data import load
 
+    particles = 500 if particles is None else particles
     x = load(data).x
     if rows is not None and rows < len(x):
         x = x[np.linspace(0, len(x) - 1, rows).round().astype(int)]

@@ -20,8 +20,9 @@ from qphi.errors import InputError
 
 if TYPE_CHECKING:
     from qphi import TableVAE
+    from qphi.tables.synthetic import Fidelity
 
-__all__ = ["fit_table", "impute", "is_table_run", "register", "sample_table", "schema", "score"]
+__all__ = ["evaluate_table", "fit_table", "impute", "is_table_run", "register", "sample_table", "schema", "score"]
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".gz", ".parquet")
 ENDED_NOT_FINITE, INTERRUPTED = 3, 130
@@ -228,6 +229,47 @@ def sample_table(
     with table_writer(path) as write:
         write(table)
     say(f"{count} rows in {path}")
+
+
+def evaluate_table(run: Path, table: Path, fresh: Path | None, target: str | None, as_json: bool) -> None:
+    """`qphi evaluate` of a table's run: synthetic rows beside the rows of the fit and fresh ones."""
+    model = open_table_run(run)
+    from qphi.data.table_files import read_table_file
+
+    real, new = read_table_file(table), None if fresh is None else read_table_file(fresh)
+    with error_console().status("sampling and comparing ..."):
+        found = model.evaluate(real, new, target=target)
+        log_p = {"log_p": model.score(real)} | ({} if new is None else {"log_p_fresh": model.score(new)})
+    say(json.dumps(log_p | found.as_dict(), indent=1) if as_json else evaluation_text(found, log_p))
+
+
+def evaluation_text(found: Fidelity, log_p: dict[str, float]) -> str:
+    """What `qphi evaluate` says of synthetic rows, with the columns and pairs that are least like the data."""
+    worst = dict(sorted(found.columns.items(), key=lambda item: item[1])[:3])
+    pairs = {f"{a}, {b}": value for (a, b), value in sorted(found.pairs.items(), key=lambda item: item[1])[:3]}
+    lines = [
+        ("quality", f"{found.quality:.3f}", "of synthetic rows; 1 is perfect"),
+        ("  columns", f"{found.column_mean:.3f}", "least: " + _listed(worst)),
+        ("  pairs", f"{found.pair_mean:.3f}", "least: " + _listed(pairs) if pairs else ""),
+        ("detection AUC", f"{found.detection:.3f}", "of telling synthetic from real rows; 0.5 is perfect"),
+    ]
+    if "log_p_fresh" in log_p:
+        lines += [
+            ("nearest ratio", f"{found.nearest_ratio:.2f}", "near 1 is good, far below 1 copies rows"),
+            ("membership AUC", f"{found.membership:.3f}", "of telling who was in the fit; 0.5 gives nobody away"),
+        ]
+    if found.use is not None:
+        learned = f"{found.use.measure} on fresh rows, learned from synthetic ones; {found.use.real:.3f} from real ones"
+        lines.append((f"use for {found.use.target}", f"{found.use.synthetic:.3f}", learned))
+    lines.append(("log p(x)", f"{log_p['log_p']:.2f}", "nats per row of the fit"))
+    if "log_p_fresh" in log_p:
+        lines.append(("", f"{log_p['log_p_fresh']:.2f}", "nats per fresh row"))
+    width = max(len(name) for name, _, _ in lines)
+    return "\n".join(f"{name:{width}}  {figure:>8}  {words}".rstrip() for name, figure, words in lines)
+
+
+def _listed(found: dict[str, float]) -> str:
+    return "; ".join(f"{name} {value:.3f}" for name, value in found.items())
 
 
 def _given(model: TableVAE, pairs: list[str] | None) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class TableCodec:
         return _finished(column, values)
 
     def numbers(self, name: str, table: Table) -> Float[np.ndarray, " rows"]:
-        """One numeric column as numbers, gaps NaN: in its units, level numbers of ordinals, nanoseconds of dates."""
+        """One column as numbers, gaps NaN: in its units, nanoseconds of dates, level numbers of all that has levels."""
         return self._numbers(self.schema[name], table.columns[name])
 
     def constant(self, column: Column, rows: int) -> np.ndarray:
@@ -147,7 +147,7 @@ class TableCodec:
             )
 
     def _numbers(self, column: Column, cells: np.ndarray) -> Float[np.ndarray, " rows"]:
-        if column.kind == "ordinal":
+        if column.kind == "ordinal" or column.kind not in NUMERIC:
             codes = _codes(column, cells)
             return np.where(codes < 0, np.nan, codes.astype(float))
         if column.kind == "date":

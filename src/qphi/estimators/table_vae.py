@@ -30,6 +30,7 @@ from qphi.loop import Progress, Result
 from qphi.tables import anomalies, filling
 from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.rows import Shape
+from qphi.tables.synthetic import Fidelity, fidelity, usefulness
 from qphi.tables.training import fit_prior, plan_table
 from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_given, sample_rows, score_cells
 
@@ -380,6 +381,28 @@ class TableVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def score(self, X: Any, y: Any = None) -> float:
         """Mean of `score_samples`: nats per row, higher is better."""
         return float(np.mean(self.score_samples(X)))
+
+    def evaluate(
+        self, X: Any, fresh: Any = None, *, target: str | None = None, synthetic: Any = None, random_state: int = 0
+    ) -> Fidelity:
+        """How good synthetic rows are beside the rows X of the fit: fidelity, use and privacy, as `Fidelity` says.
+
+        fresh: real rows that the fit has not seen; without them privacy is NaN and use cannot be judged. target: a
+        column that boosted trees learn to predict, once from synthetic and once from real rows, judged on the fresh
+        ones. synthetic: rows to judge instead of as many of the model's own as X has, of any origin. Raises InputError
+        for a target without fresh rows, and for tables that have not the columns of the fit.
+        """
+        if target is not None and fresh is None:
+            raise InputError(f"target={target!r} needs fresh rows: what is learned is judged on rows new to the fit.")
+        real = self._columns_of_the_fit(X)
+        if synthetic is None:
+            synthetic = self.sample_table(real.rows, random_state=random_state)
+        made = self._columns_of_the_fit(synthetic)
+        new = None if fresh is None else self._columns_of_the_fit(fresh)
+        found = fidelity(self.codec_, real, made, new, random_state)
+        if target is None or new is None:
+            return found
+        return dataclasses.replace(found, use=usefulness(self.codec_, real, made, new, target, random_state))
 
     def anomaly_score(self, X: Any) -> Float[np.ndarray, " rows"]:
         """How odd each row is: minus the log of the share of the fit's rows that are as odd, nats; deterministic.

@@ -4,35 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import ks_2samp
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 
 from qphi.data.codec import TableCodec
 from qphi.data.frames import Table
-from qphi.data.schema import NUMERIC, seen_cells
+from qphi.data.schema import NUMERIC
+from qphi.errors import InputError
 
-__all__ = ["Fidelity", "fidelity"]
+__all__ = ["Fidelity", "Use", "fidelity", "usefulness"]
 
 BINS = 10  # of a number in a pair with a category, as SDMetrics has it
 MOST = 5000  # rows compared
 
 
 @dataclasses.dataclass(frozen=True)
+class Use:
+    """What boosted trees learn of one column from synthetic and from real rows, judged on real rows new to both.
+
+    measure: 'ROC-AUC' for categories (one against the rest, weighted by frequency, where there are more than two),
+    'R^2' for numbers. Synthetic rows are as good as real ones where the two figures are equal.
+    """
+
+    target: str
+    measure: str
+    synthetic: float
+    real: float
+
+    def __str__(self) -> str:
+        figures = f"{self.synthetic:.3f} trained on synthetic rows, {self.real:.3f} on real ones"
+        return f"{self.target}: {self.measure} {figures}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How synthetic rows compare with real ones. All but the last three: 1 is perfect, 0 as wrong as can be.
+    """How synthetic rows compare with real ones. Of columns, pairs and quality, 1 is perfect, 0 as wrong as can be.
 
     columns: one minus the Kolmogorov-Smirnov distance of numbers, or the total variation distance of categories. pairs:
     one minus half the difference of correlations, or the total variation distance of contingency tables. quality: the
     mean of the two means, SDMetrics' quality score. detection: ROC-AUC of boosted trees that tell real from synthetic
-    rows, cross-validated; 0.5 is perfect. nearest_ratio: median distance of synthetic rows to their nearest real
-    training row over that of fresh real rows, near 1 is good, far below 1 copies. membership: ROC-AUC of telling
-    training rows from fresh ones by their distance to the synthetic rows; 0.5 leaks nothing. NaN without fresh rows.
+    rows, cross-validated; 0.5 is perfect, below it rows are copies. nearest_ratio: median distance of synthetic rows to
+    their nearest real training row over that of fresh real rows, near 1 is good, far below 1 copies. membership:
+    ROC-AUC of telling training rows from fresh ones by their distance to the synthetic rows; 0.5 leaks nothing. Both
+    are NaN without fresh rows.
+    use: what can be learned from them, where a column to learn was named.
     """
 
     columns: dict[str, float]
@@ -40,6 +61,7 @@ class Fidelity:
     detection: float
     nearest_ratio: float
     membership: float
+    use: Use | None = None
 
     @property
     def column_mean(self) -> float:
@@ -56,11 +78,20 @@ class Fidelity:
         """Mean of `column_mean` and `pair_mean`."""
         return (self.column_mean + self.pair_mean) / 2
 
+    def as_dict(self) -> dict[str, Any]:
+        """All figures by name, of pairs as "a, b", for JSON; None for what could not be told."""
+        found: dict[str, Any] = {"quality": self.quality, "column_mean": self.column_mean, "pair_mean": self.pair_mean}
+        for name in ("detection", "nearest_ratio", "membership"):
+            value = getattr(self, name)
+            found[name] = None if np.isnan(value) else float(value)
+        pairs = {f"{a}, {b}": value for (a, b), value in self.pairs.items()}
+        return found | {"use": self.use and dataclasses.asdict(self.use), "columns": dict(self.columns), "pairs": pairs}
+
     def __str__(self) -> str:
         return (
             f"quality {self.quality:.3f} (columns {self.column_mean:.3f}, pairs {self.pair_mean:.3f}), "
             f"detection AUC {self.detection:.3f}, nearest ratio {self.nearest_ratio:.2f}, "
-            f"membership AUC {self.membership:.3f}"
+            f"membership AUC {self.membership:.3f}" + (f"; {self.use}" if self.use is not None else "")
         )
 
 
@@ -70,7 +101,7 @@ def fidelity(codec: TableCodec, real: Table, synthetic: Table, fresh: Table | No
     Sources: SDMetrics' definitions of KSComplement, TVComplement, CorrelationSimilarity and ContingencySimilarity.
     """
     rng = np.random.default_rng(seed)
-    a, b = _plain(codec, real, rng), _plain(codec, synthetic, rng)
+    a, b = (np.stack([codec.numbers(name, table) for name in codec.names], axis=1) for table in (real, synthetic))
     numeric = [c.kind in NUMERIC for c in codec.schema.modelled]
     names = codec.names
     columns = {
@@ -91,19 +122,51 @@ def fidelity(codec: TableCodec, real: Table, synthetic: Table, fresh: Table | No
     return Fidelity(columns, pairs, _detection(a, b, numeric, seed), ratio, membership)
 
 
-def _plain(codec: TableCodec, table: Table, rng: np.random.Generator) -> Float[np.ndarray, "rows columns"]:
-    """Numbers in their units, categories as level numbers, gaps NaN."""
-    made = []
-    for column in codec.schema.modelled:
-        cells = table.columns[column.name]
-        if column.levels:
-            place = {level: float(i) for i, level in enumerate(column.levels)}
-            made.append(np.array([place.get(v, np.nan) for v in cells.tolist()]))
-        elif cells.dtype.kind == "M":
-            made.append(np.where(np.isnat(cells), np.nan, cells.astype("int64").astype(float)))
+def usefulness(codec: TableCodec, real: Table, synthetic: Table, fresh: Table, target: str, seed: int = 0) -> Use:
+    """Train on synthetic, test on real: boosted trees on normal scores and levels, gaps left as gaps.
+
+    Rows without the target are left out. Raises InputError for a target that the model does not have, or of which the
+    training or the fresh rows have one value only.
+    """
+    if target not in codec.names:
+        raise InputError(
+            f"target={target!r} is no column of the model. Use one of {', '.join(map(repr, codec.names))}."
+        )
+    place = codec.names.index(target)
+    category = place >= len(codec.scores)
+    rows = [np.asarray(codec.transform(table).x[..., 2], float) for table in (real, synthetic, fresh)]
+    rows = [x[~np.isnan(x[:, place])] for x in rows]
+    inputs, answers = [np.delete(x, place, axis=1) for x in rows], [x[:, place] for x in rows]
+    for words, values in zip(("training", "synthetic", "fresh"), answers, strict=True):
+        if len(np.unique(values)) < 2:
+            raise InputError(
+                f"target={target!r} has fewer than two values in the {words} rows: nothing can be learned of it, or "
+                "judged. Give more rows or another target."
+            )
+    figures = []
+    for k in (1, 0):
+        if category:
+            trees = HistGradientBoostingClassifier(max_iter=100, random_state=seed).fit(inputs[k], answers[k])
+            known = np.isin(answers[2], trees.classes_)
+            found = np.asarray(trees.predict_proba(inputs[2][known]))
+            figures.append(_auc(answers[2][known], found, trees.classes_))
         else:
-            made.append(np.where(seen_cells(cells), cells, np.nan).astype(float))
-    return np.stack(made, axis=1)
+            trees = HistGradientBoostingRegressor(max_iter=100, random_state=seed).fit(inputs[k], answers[k])
+            figures.append(float(r2_score(answers[2], trees.predict(inputs[2]))))
+    return Use(target, "ROC-AUC" if category else "R^2", *figures)
+
+
+def _auc(answers: np.ndarray, found: np.ndarray, levels: np.ndarray) -> float:
+    """Of two levels the area under the curve; of more, the mean of each against the rest, weighted by frequency."""
+    if len(levels) == 2:
+        return float(roc_auc_score(answers, found[:, 1]))
+    shares, areas = [], []
+    for k, level in enumerate(levels):
+        share = float(np.mean(answers == level))
+        if 0 < share < 1:
+            shares.append(share)
+            areas.append(roc_auc_score(answers == level, found[:, k]))
+    return float(np.average(areas, weights=shares)) if areas else float("nan")
 
 
 def _ks(a: np.ndarray, b: np.ndarray) -> float:

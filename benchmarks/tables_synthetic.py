@@ -44,7 +44,7 @@ def split(name: str, folder: Path) -> tuple[Table, Table, str]:
 
 
 def by_qphi(train: Table, count: int, seed: int, smoke: bool) -> Table:
-    model = qphi.TableVAE(random_state=seed, max_epochs=1 if smoke else None, max_time=50).fit(train)
+    model = qphi.TableVAE(random_state=seed, max_epochs=1 if smoke else None, max_time=35).fit(train)
     return model.sample_table(count, random_state=seed)
 
 

@@ -104,6 +104,17 @@ def test_interval_probabilities_hold_in_both_tails():
     np.testing.assert_allclose(log_interval(jnp.asarray(low), jnp.asarray(high)), exact, rtol=2e-3, atol=1e-4)
 
 
+def test_slopes_of_interval_probabilities_are_those_of_their_definition():
+    low, high = np.array([-1.0, 0.0, 2.5, -3.0]), np.array([1.0, 0.5, 3.0, -2.0])
+    slopes = jax.grad(lambda a, b: log_interval(a, b).sum(), (0, 1))(jnp.asarray(low), jnp.asarray(high))
+    probability = norm.cdf(high) - norm.cdf(low)
+    np.testing.assert_allclose(slopes[0], -norm.pdf(low) / probability, rtol=1e-3)
+    np.testing.assert_allclose(slopes[1], norm.pdf(high) / probability, rtol=1e-3)
+    far = jax.grad(log_interval, (0, 1))(jnp.asarray(29.0), jnp.asarray(30.0))
+    assert np.isfinite(far).all()
+    assert far[0] == pytest.approx(-29.03, rel=1e-2)  # phi(t) / (1 - Phi(t)) = t + 1/t - ...
+
+
 def test_mixed_cells_are_the_log_probabilities_of_their_kinds():
     shape = Shape(2, (3, 2), (1,))
     likelihood = TableLikelihood(shape, jnp.array([0.5, 1.0]))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.tables.mask import MaskModel, is_gap
@@ -22,14 +22,27 @@ LEAST_ABOVE = 0.1  # how far, in logs, a scale starts above the floor at least
 MOST_SHIFT = 2.0  # how far, in logs, a row's scale may be from its column's
 
 
+@jax.custom_jvp
 def log_interval(low: Float[Array, "*shape"], high: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """log(Phi(high) - Phi(low)) for low < high, without cancellation in either tail."""
+    """log(Phi(high) - Phi(low)) for low < high, without cancellation in either tail.
+
+    Its derivatives, phi(high) / P and -phi(low) / P with P the probability itself, are given as such: through the
+    branches of the function they cost ten times as much.
+    """
     # mirrored so that the interval lies below zero or around it: there log Phi is exact to the last digits
     flip = low + high > 0
     low, high = jnp.where(flip, -high, low), jnp.where(flip, -low, high)
     top, bottom = log_ndtr(high), log_ndtr(low)
     gap = jnp.maximum(top - bottom, 1e-6)
     return top + jnp.log(-jnp.expm1(-gap))
+
+
+@log_interval.defjvp
+def _log_interval_jvp(primals, tangents):
+    low, high = primals
+    value = log_interval(low, high)
+    slope_low, slope_high = (jnp.exp(-0.5 * end**2 - 0.5 * math.log(2 * math.pi) - value) for end in primals)
+    return value, slope_high * tangents[1] - slope_low * tangents[0]
 
 
 class TableLikelihood(AbstractLikelihood):
@@ -83,8 +96,18 @@ class TableLikelihood(AbstractLikelihood):
             low, high = jnp.where(inside, ends[some].T, jnp.array([[-1.0], [1.0]]))
             numbers = numbers.at[some].set(jnp.where(inside, log_interval(low, high), numbers[some]))
         levels = jnp.where(seen[count:], x[count:, 0], 0).astype(int)
-        log_levels = jnp.take_along_axis(self.log_levels(outputs), levels[:, None], axis=1)[:, 0]
-        return jnp.where(seen, jnp.concatenate([numbers, log_levels]), 0.0)
+        return jnp.where(seen, jnp.concatenate([numbers, self._log_chosen(outputs[2 * count :], levels)]), 0.0)
+
+    def _log_chosen(
+        self, logits: Float[Array, " levels"], chosen: Int[Array, " categorical"]
+    ) -> Float[Array, " categorical"]:
+        """log p of one level of each categorical column: as `log_levels`, by sums over what is there, unpadded."""
+        if not self.shape.levels:
+            return jnp.zeros(0)
+        place, exists = self.shape.padded
+        member = jnp.asarray(self.shape.column_of[:, None] == self.shape.numeric + np.arange(len(place)), logits.dtype)
+        highest = jnp.max(jnp.where(exists, jax.lax.stop_gradient(logits)[place], -jnp.inf), axis=1)
+        return logits[place[:, 0] + chosen] - highest - jnp.log(jnp.exp(logits - member @ highest) @ member)
 
     def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
         cells = jnp.sum(self.cells(outputs, x))

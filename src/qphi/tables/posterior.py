@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -33,6 +34,15 @@ class FactorGaussian(AbstractTransport):
 
     def transport(self, eps: Float[Array, " dim"]) -> Float[Array, " dim"]:
         return self.mean + self.factor @ eps.astype(self.mean.dtype)
+
+    def transported(
+        self, eps: Float[Array, "count dim"], *, frozen: bool = False
+    ) -> tuple[Float[Array, "count dim"], Float[Array, " count"]]:
+        if frozen:
+            return super().transported(eps, frozen=True)
+        # log q of a draw by the noise it was made of: the same number and derivatives, without F^-1
+        log_q = -0.5 * jnp.sum(eps**2, axis=1) - self.log_det() - 0.5 * self.dim * _LOG_2PI
+        return jax.vmap(self.transport)(eps), log_q
 
     def log_prob(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
         eps = self.inverse @ (z - self.mean)

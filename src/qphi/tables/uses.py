@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from qphi.autoencoders.evaluation import in_blocks, row_keys
 from qphi.autoencoders.model import LatentVariableModel
@@ -138,8 +138,10 @@ def decoded_modes(model: LatentVariableModel, z: Float[np.ndarray, "rows dim"]) 
 
 
 @eqx.filter_jit
-def _sample_block(model: LatentVariableModel, keys: Key[Array, " rows"]) -> Float[Array, "rows columns"]:
-    split = jax.vmap(jax.random.split)(keys)
+def _sample_block(
+    model: LatentVariableModel, key: Key[Array, ""], numbers: Int[Array, " rows"]
+) -> Float[Array, "rows columns"]:
+    split = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(numbers)
     z = jax.vmap(model.prior.sample)(split[:, 0])
     return jax.vmap(model.likelihood.sample)(split[:, 1], model.decode(z))[..., 0]
 
@@ -148,7 +150,4 @@ def sample_rows(model: LatentVariableModel, count: int, seed: int) -> Float[np.n
     """Rows of normal scores and level numbers, z from p(z), x from p(x|z); the i-th is the same for every `count`."""
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), KEEP)
 
-    def block(numbers):
-        return _sample_block(model, jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(numbers)))
-
-    return in_blocks(block, np.arange(count), 100)
+    return in_blocks(lambda numbers: _sample_block(model, key, jnp.asarray(numbers)), np.arange(count), 100)

@@ -2,7 +2,7 @@
 
 Quality is the mean of column shapes and pair trends as SDMetrics defines them. Use: ROC-AUC, on real test rows, of
 boosted trees trained on synthetic rows, beside the same trained on real rows. Peers: a Gaussian copula of this script's
-own, and CTGAN and TVAE of the package `ctgan` where it is installed (qphi's extra `synthetic`); all are judged by one
+own, and CTGAN and TVAE of the package `ctgan` where it is installed (qphi's extra `peers`); all are judged by one
 code, as many synthetic rows as training rows. QPHI_DATA names a folder with tables/.
 """
 
@@ -21,7 +21,7 @@ from scipy.stats import norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
 
 import qphi
-from _results import need_data, parser, print_table, results_file, save
+from _results import markdown, need_data, parser, print_table, results_file, save, write_between
 from qphi.data.codec import fit_codec
 from qphi.data.frames import Table
 from qphi.data.table_files import read_table_file
@@ -142,11 +142,11 @@ def main() -> None:
                         "seconds": seconds,
                     }
                 )
-    report(rows)
-    save(results_file("tables_synthetic", asked.smoke), {"rows": rows})
+                save(results_file("tables_synthetic", asked.smoke), {"rows": rows})
+    report(rows, page=not asked.smoke and not asked.methods)
 
 
-def report(rows: list[dict]) -> None:
+def report(rows: list[dict], page: bool) -> None:
     head = ("table", "method", "quality", "AUC synthetic", "AUC real", "detection", "nearest", "membership", "seconds")
     lines = []
     for table, name in dict.fromkeys((r["table"], r["method"]) for r in rows):
@@ -158,6 +158,10 @@ def report(rows: list[dict]) -> None:
         seconds = np.mean([r["seconds"] for r in mine])
         lines.append([table, name, *(f"{v:.3f}" for v in np.mean(figures, axis=0)), f"{seconds:.0f}"])
     print_table(head, lines)
+    if page:
+        note = "As many synthetic rows as training rows; AUC of boosted trees on real test rows; seconds of fit and samples"
+        text = f"{markdown(head, lines)}\n\n{note}: `python benchmarks/tables_synthetic.py`."
+        write_between("tables", text, "synthetic")
 
 
 if __name__ == "__main__":

@@ -303,6 +303,8 @@ def test_reconstruct_and_interpolate(call, run_and_data):
     x, vae = np.load(data), qphi.load(run)
     assert call("reconstruct", run, data, "-n", 18)[0] == 0
     assert np.array_equal(np.load(run / "reconstructions.npy"), vae.reconstruct(x[:18]))
+    assert call("reconstruct", run, data, "-n", 4, "--nearest", "-o", "near.npy")[0] == 0
+    assert np.array_equal(np.load("near.npy"), vae.reconstruct(x[:4], nearest=True))
     with Image.open(run / "reconstructions.png") as picture:
         # 18 pairs: twice two lines of 16 tiles, nine times as large, with gaps of 2
         assert picture.size == (16 * (54 + 2) - 2, 4 * (54 + 2) - 2)

@@ -7,9 +7,11 @@ import pytest
 
 from qphi import InputError, TableVAE
 from qphi.cli.main import main
+from qphi.data import table_files
 from qphi.data.codec import fit_codec
+from qphi.data.frames import Table
 from qphi.data.schema import find_schema
-from qphi.data.table_files import is_table_file, read_table_file, table_pieces, table_writer
+from qphi.data.table_files import choose_rows, is_table_file, read_table_file, table_pieces, table_writer
 
 TEXT = 'name;when;score;n\n"A;1";2024-05-01;0.10;3\nB;;?;4\nC;2024-05-03;2.50;\nB;2024-05-04;1e1;12\n'
 
@@ -143,3 +145,28 @@ def test_the_shell_fits_fills_scores_and_samples_a_table(tmp_path, capsys, monke
     np.testing.assert_array_equal(
         *(TableVAE.load(name).transform(read_table_file("a.csv")) for name in ("run", "again"))
     )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_large_file_is_fitted_by_a_choice_of_its_rows(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(table_files, "FEWEST_KEPT", 10)
+    monkeypatch.setattr(table_files, "ROWS", 700)
+    path = tmp_path / f"a{suffix}"
+    number = np.arange(5000.0)
+    whole = Table({"x": number, "k": np.array(["a", "b"] * 2500, object)}, "csv", {"x": "float64", "k": "str"})
+    with table_writer(path) as write:
+        write(whole)
+    table, count = choose_rows(path, most_cells=2000)
+    assert count == 5000
+    assert 500 <= table.rows <= 1000
+    x = table.columns["x"]
+    assert (np.diff(x) > 0).all()
+    # uniform on 0..4999: the mean of at least 500 of them is within six standard errors, 2e-9 false alarms
+    assert abs(x.mean() - 2499.5) < 6 * 1443 / np.sqrt(table.rows)
+    assert (table.columns["k"] == np.where(x % 2 == 0, "a", "b")).all()
+    again, _ = choose_rows(path, most_cells=2000)
+    np.testing.assert_array_equal(again.columns["x"], x)
+    everything, count = choose_rows(path)
+    np.testing.assert_array_equal(everything.columns["x"], number)
+    assert everything.dtypes == read_table_file(path).dtypes
+    assert count == 5000

@@ -88,6 +88,9 @@ def reconstruct(
     run: RunArgument,
     data: DataArgument,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows, from the first on.")] = 16,
+    nearest: Annotated[
+        bool, typer.Option("--nearest", help="Decode the code that comes nearest to the row, not the posterior mean.")
+    ] = False,
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
     """Encode rows and decode them again. The picture has each row of data above its reconstructions."""
@@ -96,7 +99,7 @@ def reconstruct(
 
     rows = load(data).x[:count]
     vae = open_run(run)
-    again = np.asarray(vae.reconstruct(rows))
+    again = np.asarray(vae.reconstruct(rows, nearest=nearest))
     columns = min(len(rows), MOST_COLUMNS)
     shown = _pairs(rows, again, columns, blank=vae.levels_[1]) if vae.levels_ else None
     write_images(vae, again, path, columns=columns, shown=shown)

@@ -98,9 +98,9 @@ def fit_table(
     from sklearn.exceptions import ConvergenceWarning
 
     import qphi
-    from qphi.data.table_files import read_table_file
+    from qphi.data.table_files import choose_rows
 
-    table = read_table_file(source)
+    table, count = choose_rows(source)
     prepare()
     given = arguments | ({"kinds": kinds} if kinds else {})
     shape = (table.rows, len(table.columns))
@@ -125,6 +125,8 @@ def fit_table(
     colour = "green" if model.status_.succeeded else "yellow"
     output_console().print(Text(model.status_text_, style=f"bold {colour}"))
     say(str(model.schema_))
+    if table.rows < count:
+        say(f"rows        {table.rows:,} of {count:,}, chosen at random: as many as are kept in memory")
     say(f"time        {clock(model.seconds_)}\nrun folder  {folder}\nreport      {report}")
     say(f"next        qphi impute {folder} {source} -o full.csv")
     return INTERRUPTED if model.status_.name == "INTERRUPTED" else 0

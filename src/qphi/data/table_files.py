@@ -6,7 +6,7 @@ import contextlib
 import csv
 import gzip
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from qphi.data.schema import NUMERIC, Schema
 from qphi.errors import InputError
 from qphi.files import atomic_write
 
-__all__ = ["TABLE_SUFFIXES", "is_table_file", "read_table_file", "table_pieces", "table_writer"]
+__all__ = ["TABLE_SUFFIXES", "choose_rows", "is_table_file", "read_table_file", "table_pieces", "table_writer"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 GAPS = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "nil", "<na>"))
 ROWS = 20_000  # of a piece
+MOST_CELLS = 10_000_000  # that `choose_rows` keeps: under 2 GB with what a model sees of them
+FEWEST_KEPT = 10_000  # rows, however many columns
 
 
 def is_table_file(path: str | Path) -> bool:
@@ -41,6 +43,54 @@ def read_table_file(path: str | Path) -> Table:
         names = header
         rows.extend(piece)
     return _from_text(names, rows, None, 0, path)
+
+
+def choose_rows(path: str | Path, most_cells: int = MOST_CELLS) -> tuple[Table, int]:
+    """A table to fit, and how many rows its file has: all of them, or a random choice of at most `most_cells` cells.
+
+    The choice is the same each time, keeps the order of rows, and has at least half of the cells that are allowed. The
+    file is read once, a piece at a time, so that memory does not grow with it. Raises InputError as `read_table_file`.
+    """
+    path = _existing(path)
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            import pyarrow  # pyright: ignore[reportMissingImports]
+
+            most = max(most_cells // max(len(file.schema_arrow.names), 1), FEWEST_KEPT)
+            batches = (pyarrow.Table.from_batches([batch]) for batch in file.iter_batches(ROWS))
+            kept, count = _thinned(batches, most, lambda piece, keep: piece.filter(pyarrow.array(keep)))
+            return read_table(pyarrow.concat_tables(kept), str(path)), count
+    names: list[str] = []
+
+    def rows_of_text() -> Iterator[list[list[str]]]:
+        for header, piece, _ in _csv_pieces(path, ROWS):
+            names[:] = header
+            yield piece
+
+    first, pieces = _peeked(rows_of_text())
+    most = max(most_cells // len(first[0]), FEWEST_KEPT)
+    kept, count = _thinned(pieces, most, lambda piece, keep: list(itertools.compress(piece, keep)))
+    return _from_text(names, [row for piece in kept for row in piece], None, 0, path), count
+
+
+def _peeked(pieces: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
+    first = next(pieces)
+    return first, itertools.chain([first], pieces)
+
+
+def _thinned(pieces: Iterable[Any], most: int, take: Callable[[Any, np.ndarray], Any]) -> tuple[list[Any], int]:
+    """At most `most` rows of all pieces, and how many there were. A row stays while its own u ~ U(0, 1) is below the
+    share that is kept, which halves whenever there are too many."""
+    rng, share, count = np.random.default_rng(0), 1.0, 0
+    kept: list[tuple[Any, np.ndarray]] = []
+    for piece in pieces:
+        u = rng.random(len(piece))
+        count += len(u)
+        kept.append((piece, u) if share == 1 else (take(piece, u < share), u[u < share]))
+        while sum(len(u) for _, u in kept) > most:
+            share /= 2
+            kept = [(take(piece, u < share), u[u < share]) for piece, u in kept]
+    return [piece for piece, _ in kept], count
 
 
 def table_pieces(path: str | Path, schema: Schema, rows: int = ROWS) -> Iterator[Table]:

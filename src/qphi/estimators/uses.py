@@ -13,6 +13,7 @@ from qphi.autoencoders.build import Architecture
 from qphi.autoencoders.latent import decode_means, posterior_moments, sample_data
 from qphi.autoencoders.likelihoods import Gaussian
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.nearest import nearest_latents
 from qphi.autoencoders.training import hold_out
 from qphi.data.given import Given
 from qphi.data.scaling import Scaling
@@ -73,10 +74,25 @@ class Uses:
         given = self.given_.pack(n_samples, covariates, size_factors)
         return self.scaling_.restore(sample_data(model, n_samples, seed, noisy, self.scaling_.size, given))
 
-    def reconstruct(self, X: Any, *, covariates: Any = None, size_factors: Any = None) -> np.ndarray:
-        """E[x|z] at the posterior mean of each row."""
+    def reconstruct(
+        self, X: Any, *, nearest: bool = False, covariates: Any = None, size_factors: Any = None
+    ) -> np.ndarray:
+        """E[x|z] at the posterior mean of each row.
+
+        nearest: at the z whose E[x|z] is nearest to x instead, in squared error of what the network sees. This is what
+        PCA's projection does, and what to compare with it: a posterior mean is drawn towards the prior's, so that its
+        decode has less of the noise of x, and less of x. Raises InputError for latents that are not continuous.
+        """
         given = {"covariates": covariates, "size_factors": size_factors}
-        return self.inverse_transform(self.transform(X, **given), **given)
+        z = self.transform(X, **given)
+        if nearest:
+            model = self._fitted()
+            if model.prior.support_size is not None:
+                raise InputError("nearest=True needs continuous latents, and this prior's are levels. Leave it out.")
+            x = self.scaling_.prepare(X)
+            packed = self.given_.pack(len(z), covariates, size_factors)
+            z = nearest_latents(model, x.reshape(len(x), -1), z, packed)
+        return self.inverse_transform(z, **given)
 
     def held_out_rows(self, X: Any) -> np.ndarray | None:
         """Which rows of the training data were held out to know when to stop; None when X is other data.

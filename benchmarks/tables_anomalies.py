@@ -1,11 +1,13 @@
 """Odd rows: ROC-AUC of `TableVAE.anomaly_score` on the ADBench tables, against isolation forest, Mahalanobis and 5-NN.
 
-Fit and scored on all rows, as ADBench does. QPHI_DATA names a folder with tables/adbench/*.npz.
+Where PyOD is installed (qphi's extra `peers`) its ECOD and its autoencoder, `pyod.models.vae.VAE`, too. Fit and scored
+on all rows, as ADBench does. QPHI_DATA names a folder with tables/adbench/*.npz.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import warnings
 from pathlib import Path
@@ -26,12 +28,23 @@ def scores(x: np.ndarray, seed: int, seconds: float, smoke: bool) -> dict[str, n
     z = (varied - varied.mean(axis=0)) / varied.std(axis=0)
     precision = np.linalg.inv(np.cov(z.T) + 1e-6 * np.eye(z.shape[1]))
     model = qphi.TableVAE(random_state=seed, max_epochs=1 if smoke else None, max_time=seconds).fit(x)
-    return {
+    more = {} if importlib.util.find_spec("pyod") is None else by_pyod(z, seed, smoke)
+    return more | {
         "isolation forest": -IsolationForest(random_state=seed).fit(z).score_samples(z),
         "Mahalanobis": np.einsum("ni,ij,nj->n", z, precision, z),
         "5-NN": NearestNeighbors(n_neighbors=6).fit(z).kneighbors(z)[0][:, 5],
         "qphi": model.anomaly_score(x),
     }
+
+
+def by_pyod(z: np.ndarray, seed: int, smoke: bool) -> dict[str, np.ndarray]:
+    import torch
+    from pyod.models.ecod import ECOD
+    from pyod.models.vae import VAE
+
+    torch.manual_seed(seed)
+    network = VAE(epoch_num=1 if smoke else 30, random_state=seed, verbose=0)
+    return {"ECOD": ECOD().fit(z).decision_scores_, "VAE (PyOD)": network.fit(z).decision_scores_}
 
 
 def main() -> None:

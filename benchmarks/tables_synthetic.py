@@ -159,7 +159,7 @@ def report(rows: list[dict], page: bool) -> None:
         lines.append([table, name, *(f"{v:.3f}" for v in np.mean(figures, axis=0)), f"{seconds:.0f}"])
     print_table(head, lines)
     if page:
-        note = "As many synthetic rows as training rows; AUC of boosted trees on real test rows; seconds of fit and samples"
+        note = "As many synthetic rows as training rows; AUC of boosted trees on real test rows; seconds: fit, draws"
         text = f"{markdown(head, lines)}\n\n{note}: `python benchmarks/tables_synthetic.py`."
         write_between("tables", text, "synthetic")
 

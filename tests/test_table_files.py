@@ -137,7 +137,12 @@ def test_the_shell_fits_fills_scores_and_samples_a_table(tmp_path, capsys, monke
     assert (tmp_path / "scores.csv").read_text().splitlines()[0] == "row,log_p,anomaly_score,because_of"
     assert main(["sample", "run", "-n", "30", "-o", "new.csv", "--given", "k=b"]) == 0
     assert all(line.endswith(",b") for line in (tmp_path / "new.csv").read_text().splitlines()[1:])
-    assert main(["encode", "run", "a.csv"]) == 2
+    assert main(["encode", "run", "a.csv"]) == 0
+    assert np.load("run/z.npz")["mean"].shape[0] == 200
+    (tmp_path / "run" / "report.html").unlink()
+    assert main(["report", "run"]) == 0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert main(["traverse", "run"]) == 2
     assert main(["fit", "a.csv", "--out", "again", "--epochs", "1"]) == 0
     assert main(["fit", "a.csv", "--out", "again", "--resume", "--kind", "y=count"]) == 2
     assert "was fitted with --kinds None" in " ".join(capsys.readouterr().err.split())

@@ -151,6 +151,16 @@ def test_the_shell_judges_synthetic_rows(fitted, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["quality"] == pytest.approx((found["column_mean"] + found["pair_mean"]) / 2)
     assert found["nearest_ratio"] is None
+    assert main(["encode", run, old]) == 0
+    means, scales = fitted.encode(rows())
+    with np.load(tmp_path / "z.npz") as file:
+        np.testing.assert_array_equal(file["mean"], means)
+        np.testing.assert_array_equal(file["scale"], scales)
+    assert main(["encode", run, old, "-o", str(tmp_path / "z.csv")]) == 0
+    lines = (tmp_path / "z.csv").read_text().splitlines()
+    assert lines[0].startswith("z0,z1")
+    np.testing.assert_allclose(np.array(lines[1].split(","), float), means[0])
+    capsys.readouterr()
     for arguments, message in (
         ([old, "--gaps"], "--gaps is for images and vectors"),
         ([old, "--target", "c"], "target='c' needs fresh rows"),

@@ -12,6 +12,7 @@ import typer
 from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
+from qphi.cli.tables import encode_table, is_table_run, write_latents
 from qphi.errors import InputError
 
 __all__ = ["decode", "encode", "interpolate", "register"]
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             ("qphi encode qphi-runs/digits digits", "leaves z.npz with mean and scale in the run folder"),
             ("qphi encode qphi-runs/digits new.npy -o new-z.npy", "the means alone"),
+            ("qphi encode qphi-runs/people new.csv -o z.csv", "means of the rows of a table"),
         ),
     )(encode)
     app.command(
@@ -52,20 +54,15 @@ def encode(
     """Write the posterior q(z|x) of every row: its mean and its scale (standard deviation).
 
     Deterministic. The .npz holds mean and scale, (n, latent_dim), and labels if the data have any; a name
-    that ends in .npy gets the means alone.
+    that ends in .npy gets the means alone. Rows of a table can also go to a .csv or .parquet, a column each.
     """
+    if is_table_run(run):
+        return encode_table(run, Path(data), out)
     path = output_path(out, run / "z.npz", (".npz", ".npy"))
     vae, rows = _open(run, data)
-    from qphi.files import atomic_write
-
     with error_console().status("encoding ..."):
         means, scales = vae.encode(rows.x)
-    with atomic_write(path) as temporary:
-        if path.suffix.lower() == ".npy":
-            np.save(temporary, means)
-        else:
-            labels = {} if rows.labels is None else {"labels": rows.labels}
-            np.savez(temporary, allow_pickle=False, mean=means, scale=scales, **labels)
+    write_latents(path, means, scales, {} if rows.labels is None else {"labels": rows.labels})
     say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
 
 

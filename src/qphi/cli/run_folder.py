@@ -96,7 +96,9 @@ def open_run(folder: Path) -> VAE:
     from qphi.serialise import read_json
 
     if read_json(folder / "model.json").get("kind") == "table":
-        raise InputError(f"{folder} holds a model of a table. Use qphi impute, score or sample, or qphi.load.")
+        raise InputError(
+            f"{folder} holds a model of a table. Use qphi impute, score, sample, encode, evaluate or report, or qphi.load."
+        )
     return VAE.load(folder)
 
 

@@ -12,7 +12,7 @@ from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
 from qphi.cli.summary import evaluation_json, print_evaluation
-from qphi.cli.tables import evaluate_table, is_table_run, sample_table
+from qphi.cli.tables import evaluate_table, is_table_run, report_table, sample_table
 from qphi.errors import InputError
 
 __all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
@@ -180,6 +180,8 @@ def evaluate(
 
 def report(run: RunArgument) -> None:
     """Make report.html again, from the model and the data it was fitted to."""
+    if is_table_run(run):
+        return say(f"report in {report_table(run)}")
     vae = open_run(run)
     from qphi.report import write_report
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from qphi.cli.console import error_console, examples, help_text, output_console, say
 from qphi.cli.new_run import CHECKPOINT, new_record, resumed_record, run_folder
 from qphi.cli.progress import FitDisplay, clock
-from qphi.cli.run_folder import RunArgument, output_path
+from qphi.cli.run_folder import RunArgument, RunRecord, output_path
 from qphi.cli.setup import prepare
 from qphi.errors import InputError
 
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from qphi import TableVAE
     from qphi.tables.synthetic import Fidelity
 
-__all__ = ["evaluate_table", "fit_table", "impute", "is_table_run", "register", "sample_table", "schema", "score"]
+__all__ = [
+    "encode_table",
+    "evaluate_table",
+    "fit_table",
+    "impute",
+    "is_table_run",
+    "register",
+    "report_table",
+    "sample_table",
+    "schema",
+    "score",
+    "write_latents",
+]
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".gz", ".parquet")
 ENDED_NOT_FINITE, INTERRUPTED = 3, 130
@@ -272,6 +284,47 @@ def evaluation_text(found: Fidelity, log_p: dict[str, float]) -> str:
 
 def _listed(found: dict[str, float]) -> str:
     return "; ".join(f"{name} {value:.3f}" for name, value in found.items())
+
+
+def encode_table(run: Path, table: Path, out: Path | None) -> None:
+    """`qphi encode` of a table's run: posterior means, and scales in a .npz."""
+    path = output_path(out, run / "z.npz", (".npz", ".npy", *SUFFIXES))
+    model = open_table_run(run)
+    from qphi.data.frames import Table
+    from qphi.data.table_files import table_pieces, table_writer
+
+    with error_console().status("encoding ..."):
+        parts = [model.encode(piece) for piece in table_pieces(table, model.schema_)]
+    means, scales = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if path.suffix.lower() in (".npz", ".npy"):
+        write_latents(path, means, scales, {})
+    else:
+        columns = {f"z{k}": column.astype(float) for k, column in enumerate(means.T)}
+        with table_writer(path) as write:
+            write(Table(columns, "csv", dict.fromkeys(columns, "float64")))
+    say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
+
+
+def write_latents(path: Path, means: np.ndarray, scales: np.ndarray, more: dict[str, np.ndarray]) -> None:
+    """Means alone in a .npy, means, scales and more in a .npz; whole or not at all."""
+    from qphi.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        if path.suffix.lower() == ".npy":
+            np.save(temporary, means)
+        else:
+            np.savez(temporary, allow_pickle=False, mean=means, scale=scales, **more)
+
+
+def report_table(run: Path) -> Path:
+    """`qphi report` of a table's run, from its model and the file it was fitted to."""
+    model, record = open_table_run(run), RunRecord.read(run)
+    from qphi.data.table_files import choose_rows
+    from qphi.report import write_table_report
+
+    table, _ = choose_rows(record.source)
+    with error_console().status("drawing ..."):
+        return write_table_report(run, model, table)
 
 
 def _given(model: TableVAE, pairs: list[str] | None) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def open_run(folder: Path) -> VAE:
 
     if read_json(folder / "model.json").get("kind") == "table":
         raise InputError(
-            f"{folder} holds a model of a table. Use qphi impute, score, sample, encode, evaluate or report, or qphi.load."
+            f"{folder} holds a model of a table, and this command needs one of images or vectors. Use qphi impute, "
+            "score, sample, encode, evaluate or report, or qphi.load."
         )
     return VAE.load(folder)
 

@@ -63,8 +63,8 @@ def load(source: str | Path) -> Dataset:
     suffixes = "".join(path.suffixes[-2:]).lower()
     if path.suffix.lower() in _TABLES or suffixes in _TABLES:
         raise InputError(
-            f"{path} is a table. `qphi fit` takes it, and so do `qphi schema`, `impute`, `score`, `encode` and `evaluate`; other "
-            "commands need images or vectors: save its numbers as an array of shape (n, d) with np.save."
+            f"{path} is a table. `qphi fit` takes it, and so do `qphi schema`, `impute`, `score`, `encode` and "
+            "`evaluate`; others need images or vectors: save its numbers as an array of shape (n, d) with np.save."
         )
     return _load_file(path, member)
 

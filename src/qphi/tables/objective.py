@@ -33,10 +33,9 @@ class TableObjective(AbstractObjective):
     def score(self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None) -> Scores:
         xs, weight = batch[:, :-1], batch[:, -1, 0]
         if step is not None:
-            row_key, rate_key, cell_key = jax.random.split(jax.random.fold_in(key, _HIDING), 3)
-            rows = jax.random.uniform(row_key, (len(xs), 1)) < self.hide
-            rate = jax.random.uniform(rate_key, (len(xs), 1))
-            hidden = rows & (jax.random.uniform(cell_key, xs.shape[:2]) < rate)
+            # one call for all: each compiles for as long as a network does
+            u = jax.random.uniform(jax.random.fold_in(key, _HIDING), (len(xs), xs.shape[1] + 2))
+            hidden = (u[:, :1] < self.hide) & (u[:, 2:] < u[:, 1:2])
             unknown = jnp.array([jnp.nan, UNKNOWN, jnp.nan])  # hidden by us: says nothing of why data are missing
             xs = jnp.where((hidden & is_seen(xs))[..., None], unknown, xs)
         estimate = self.bound(trainable.posterior(xs), trainable.observe(xs), key)

@@ -12,12 +12,12 @@ from jax.test_util import check_grads
 from qphi.bounds import IWAE
 from qphi.families.mixture import GaussianMixture
 from qphi.precision import double
+from qphi.systems import triangular_factors
 from qphi.tables.build import TableArchitecture, build
 from qphi.tables.linear import FactorAnalysis
 from qphi.tables.objective import TableObjective
 from qphi.tables.posterior import FactorGaussian
 from qphi.tables.prior import WhitenedMixture
-from qphi.tables.systems import triangular_factors
 from qphi.tables.training import _posterior_parts, with_weights
 from qphi.tables.uses import _draw_block, _encode_block, _mode_block, _sample_block, _score_block
 from qphi.targets.oracle import _FACTORISES

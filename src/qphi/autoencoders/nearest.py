@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from qphi.autoencoders.blocks import in_blocks
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.tables.systems import triangular_factors
+from qphi.systems import triangular_factors
 
 __all__ = ["nearest_latents"]
 

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from qphi.autoencoders.encoders import AbstractEncoder
 from qphi.autoencoders.networks import MLP, AbstractNetwork
 from qphi.families import Batch
+from qphi.systems import triangular_factors
 from qphi.tables.linear import FactorAnalysis
 from qphi.tables.posterior import FactorGaussian
 from qphi.tables.rows import Shape, pseudo_numbers
-from qphi.tables.systems import triangular_factors
 
 __all__ = ["SkipDecoder", "TableEncoder"]
 

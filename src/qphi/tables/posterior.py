@@ -21,7 +21,7 @@ class FactorGaussian(AbstractTransport):
 
     Where a precision is known by its Cholesky factor L, P = L L', F = L'^-1 is upper triangular, hence this family
     beside `FullRankGaussian`, whose factor is lower triangular. F^-1 = L' is kept too, so that a density is a product
-    and not the solution of a system (see `tables.systems`).
+    and not the solution of a system (see `qphi.systems`).
     """
 
     mean: Float[Array, " dim"]

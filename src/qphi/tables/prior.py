@@ -20,7 +20,7 @@ class WhitenedMixture(AbstractFamily):
     """p(z) = sum_c pi_c N(z | mean_c, C_c C_c'), pi = softmax(logits), with C_c^-1 kept beside C_c.
 
     `GaussianMixture` solves a triangular system for each component and point; here that is one product with C_c^-1, so
-    that a program which weighs many rows has no batched factorisation (see `tables.systems`). For priors that are
+    that a program which weighs many rows has no batched factorisation (see `qphi.systems`). For priors that are
     fitted once and not trained: a step that moves C_c would leave C_c^-1 behind.
     """
 

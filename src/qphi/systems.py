@@ -2,7 +2,7 @@
 
 XLA's batched factorisations on a CPU share a pool of threads and can wait for each other for ever (seen in jaxlib 0.10
 on two cores, `targets/oracle.py`); they are also slow for matrices this small. So no program of tables has one,
-nor has any other that solves a system for each row.
+nor has the search for nearest codes.
 """
 
 from __future__ import annotations

@@ -58,3 +58,32 @@ def test_latents_that_are_levels_have_no_nearest():
     model = small.quiet_fit(small.vae(latent_dim=4, prior="categorical", posterior="categorical", max_epochs=1), x)
     with pytest.raises(InputError, match="nearest=True needs continuous latents"):
         model.reconstruct(x, nearest=True)
+
+
+def test_categories_have_no_nearest():
+    x = np.random.default_rng(0).integers(0, 3, (60, 4)).astype(float)
+    model = small.quiet_fit(small.vae(likelihood="categorical", max_epochs=1), x)
+    with pytest.raises(InputError, match="categories have none"):
+        model.reconstruct(x, nearest=True)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "ordinal", "zero-inflated-negative-binomial"])
+def test_counts_and_ordered_levels_come_nearer_by_their_expected_values(likelihood):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 5, (60, 4)).astype(float)
+    given = {"size_factors": rng.uniform(0.5, 2, 60)} if likelihood == "poisson" else {}
+    model = small.quiet_fit(small.vae(likelihood=likelihood, max_epochs=1), x, **given)
+
+    def error(nearest: bool) -> float:
+        return float(np.sum((model.reconstruct(x, nearest=nearest, **given) - x) ** 2))
+
+    assert error(True) < 0.9 * error(False)
+
+
+def test_covariates_reach_the_decoder_of_the_nearest():
+    x, given = small.vectors()[:60], {"covariates": np.random.default_rng(1).normal(size=(60, 2))}
+    model = small.quiet_fit(small.vae(max_epochs=1), x, **given)
+    near = model.reconstruct(x, nearest=True, **given)
+    assert np.sum((near - x) ** 2) < np.sum((model.reconstruct(x, **given) - x) ** 2)
+    other = model.reconstruct(x, nearest=True, covariates=given["covariates"][::-1])
+    assert not np.allclose(near, other)

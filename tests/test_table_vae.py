@@ -1,5 +1,7 @@
 """`TableVAE`, `Imputer` and `AnomalyDetector`: one small fit of a mixed table, and what is done with it."""
 
+import copy
+import inspect
 import pickle
 import shutil
 import warnings
@@ -19,6 +21,8 @@ from qphi.data import frames
 from qphi.data.codec import fit_codec
 from qphi.data.frames import mixed_table, read_table, to_container
 from qphi.data.table_files import read_table_file
+from qphi.estimators.handover import Handover
+from qphi.estimators.judging import Judging
 from qphi.tables.anomalies import Typical, _quantiles
 
 ROWS = 300
@@ -197,6 +201,13 @@ def test_saved_and_loaded_it_gives_the_same_bits(fitted, tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(table()), fitted.transform(table()))
 
 
+def test_codes_come_as_a_data_frame_where_asked_for(fitted):
+    model = copy.copy(fitted).set_output(transform="pandas")
+    codes = model.transform(table())
+    assert list(codes.columns) == list(model.get_feature_names_out())
+    np.testing.assert_array_equal(codes.to_numpy(), fitted.transform(table()))
+
+
 def test_the_same_seed_gives_the_same_model(fitted):
     np.testing.assert_array_equal(quiet(clone(fitted), table()).transform(table()), fitted.transform(table()))
 
@@ -313,12 +324,21 @@ def test_a_vae_hands_tables_over(fitted, tmp_path):
     vae.save(tmp_path / "model")
     for again in (qphi.VAE.load(tmp_path / "model"), pickle.loads(pickle.dumps(vae)), qphi.load(tmp_path / "model")):
         np.testing.assert_array_equal(again.transform(table()), fitted.transform(table()))
+    assert 0 < vae.evaluate(table()).quality <= 1
     with pytest.raises(InputError, match=r"fitted to a table .* Use what qphi\.TableVAE has"):
-        vae.evaluate(table())
+        vae.diagnose(table())
     with pytest.raises(InputError, match=r"sample of a table: got an unexpected keyword argument 'noise'"):
         vae.sample(3, noise=False)
     with pytest.raises(AttributeError, match="impute is for tables: fit a data frame"):
         _ = qphi.VAE().impute
+
+
+def test_what_a_table_and_an_array_can_both_be_asked_is_handed_over():
+    both = {n for n, _ in inspect.getmembers(TableVAE, inspect.isfunction) if not n.startswith("_")} & {
+        n for n, _ in inspect.getmembers(Judging, inspect.isfunction)
+    }
+    assert {"evaluate", "sample", "transform"} <= both
+    assert both <= {*vars(Handover), *vars(qphi.VAE)}  # `either`, or the estimator's own
 
 
 def test_a_vae_of_a_table_refuses_what_tables_have_not():

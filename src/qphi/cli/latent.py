@@ -12,7 +12,7 @@ import typer
 from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
-from qphi.cli.tables import encode_table, is_table_run, write_latents
+from qphi.cli.tables import SUFFIXES, is_table_run, open_table_run
 from qphi.errors import InputError
 
 __all__ = ["decode", "encode", "interpolate", "register"]
@@ -57,13 +57,43 @@ def encode(
     that ends in .npy gets the means alone. Rows of a table can also go to a .csv or .parquet, a column each.
     """
     if is_table_run(run):
-        return encode_table(run, Path(data), out)
+        return _encode_table(run, Path(data), out)
     path = output_path(out, run / "z.npz", (".npz", ".npy"))
     vae, rows = _open(run, data)
     with error_console().status("encoding ..."):
         means, scales = vae.encode(rows.x)
-    write_latents(path, means, scales, {} if rows.labels is None else {"labels": rows.labels})
+    _write_latents(path, means, scales, {} if rows.labels is None else {"labels": rows.labels})
     say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
+
+
+def _encode_table(run: Path, table: Path, out: Path | None) -> None:
+    """`qphi encode` of a table's run: posterior means, and scales in a .npz."""
+    path = output_path(out, run / "z.npz", (".npz", ".npy", *SUFFIXES))
+    model = open_table_run(run)
+    from qphi.data.frames import Table
+    from qphi.data.table_files import table_pieces, table_writer
+
+    with error_console().status("encoding ..."):
+        parts = [model.encode(piece) for piece in table_pieces(table, model.schema_)]
+    means, scales = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if path.suffix.lower() in (".npz", ".npy"):
+        _write_latents(path, means, scales, {})
+    else:
+        columns = {f"z{k}": column.astype(float) for k, column in enumerate(means.T)}
+        with table_writer(path) as write:
+            write(Table(columns, "csv", dict.fromkeys(columns, "float64")))
+    say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
+
+
+def _write_latents(path: Path, means: np.ndarray, scales: np.ndarray, more: dict[str, np.ndarray]) -> None:
+    """Means alone in a .npy, means, scales and more in a .npz; whole or not at all."""
+    from qphi.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        if path.suffix.lower() == ".npy":
+            np.save(temporary, means)
+        else:
+            np.savez(temporary, allow_pickle=False, mean=means, scale=scales, **more)
 
 
 def decode(

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from qphi.tables.synthetic import Fidelity
 
 __all__ = [
-    "encode_table",
+    "SUFFIXES",
     "evaluate_table",
     "fit_table",
     "impute",
     "is_table_run",
+    "open_table_run",
     "register",
     "report_table",
     "sample_table",
     "schema",
     "score",
-    "write_latents",
 ]
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".gz", ".parquet")
@@ -248,9 +248,9 @@ def sample_table(
 def evaluate_table(run: Path, table: Path, fresh: Path | None, target: str | None, as_json: bool) -> None:
     """`qphi evaluate` of a table's run: synthetic rows beside the rows of the fit and fresh ones."""
     model = open_table_run(run)
-    from qphi.data.table_files import read_table_file
+    from qphi.data.table_files import choose_rows
 
-    real, new = read_table_file(table), None if fresh is None else read_table_file(fresh)
+    real, new = choose_rows(table)[0], None if fresh is None else choose_rows(fresh)[0]
     with error_console().status("sampling and comparing ..."):
         found = model.evaluate(real, new, target=target)
         log_p = {"log_p": model.score(real)} | ({} if new is None else {"log_p_fresh": model.score(new)})
@@ -284,36 +284,6 @@ def evaluation_text(found: Fidelity, log_p: dict[str, float]) -> str:
 
 def _listed(found: dict[str, float]) -> str:
     return "; ".join(f"{name} {value:.3f}" for name, value in found.items())
-
-
-def encode_table(run: Path, table: Path, out: Path | None) -> None:
-    """`qphi encode` of a table's run: posterior means, and scales in a .npz."""
-    path = output_path(out, run / "z.npz", (".npz", ".npy", *SUFFIXES))
-    model = open_table_run(run)
-    from qphi.data.frames import Table
-    from qphi.data.table_files import table_pieces, table_writer
-
-    with error_console().status("encoding ..."):
-        parts = [model.encode(piece) for piece in table_pieces(table, model.schema_)]
-    means, scales = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if path.suffix.lower() in (".npz", ".npy"):
-        write_latents(path, means, scales, {})
-    else:
-        columns = {f"z{k}": column.astype(float) for k, column in enumerate(means.T)}
-        with table_writer(path) as write:
-            write(Table(columns, "csv", dict.fromkeys(columns, "float64")))
-    say(f"{len(means)} latent vectors of {means.shape[1]} in {path}")
-
-
-def write_latents(path: Path, means: np.ndarray, scales: np.ndarray, more: dict[str, np.ndarray]) -> None:
-    """Means alone in a .npy, means, scales and more in a .npz; whole or not at all."""
-    from qphi.files import atomic_write
-
-    with atomic_write(path) as temporary:
-        if path.suffix.lower() == ".npy":
-            np.save(temporary, means)
-        else:
-            np.savez(temporary, allow_pickle=False, mean=means, scale=scales, **more)
 
 
 def report_table(run: Path) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import gzip
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,12 @@ def is_table_file(path: str | Path) -> bool:
 
 def read_table_file(path: str | Path) -> Table:
     """A whole table, its column types found from all of it. Raises InputError, naming line and column."""
-    path = _existing(path)
-    if path.suffix.lower() == ".parquet":
-        with _parquet(path) as file:
-            return read_table(file.read(), str(path))
-    rows: list[list[str]] = []
-    names: list[str] = []
-    for header, piece, _ in _csv_pieces(path):
-        names = header
-        rows.extend(piece)
-    return _from_text(names, rows, None, 0, path)
+    return choose_rows(path, None)[0]
 
 
-def choose_rows(path: str | Path, most_cells: int = MOST_CELLS) -> tuple[Table, int]:
-    """A table to fit, and how many rows its file has: all of them, or a random choice of at most `most_cells` cells.
+def choose_rows(path: str | Path, most_cells: int | None = MOST_CELLS) -> tuple[Table, int]:
+    """A table to fit, and how many rows its file has: all of them, or a random choice of at most `most_cells` cells
+    (None keeps all).
 
     The choice is the same each time, keeps the order of rows, and has at least half of the cells that are allowed. The
     file is read once, a piece at a time, so that memory does not grow with it. Raises InputError as `read_table_file`.
@@ -56,29 +49,23 @@ def choose_rows(path: str | Path, most_cells: int = MOST_CELLS) -> tuple[Table, 
         with _parquet(path) as file:
             import pyarrow  # pyright: ignore[reportMissingImports]
 
-            most = max(most_cells // max(len(file.schema_arrow.names), 1), FEWEST_KEPT)
+            most = _most_rows(most_cells, len(file.schema_arrow.names))
             batches = (pyarrow.Table.from_batches([batch]) for batch in file.iter_batches(ROWS))
             kept, count = _thinned(batches, most, lambda piece, keep: piece.filter(pyarrow.array(keep)))
             return read_table(pyarrow.concat_tables(kept), str(path)), count
-    names: list[str] = []
-
-    def rows_of_text() -> Iterator[list[list[str]]]:
-        for header, piece, _ in _csv_pieces(path, ROWS):
-            names[:] = header
-            yield piece
-
-    first, pieces = _peeked(rows_of_text())
-    most = max(most_cells // len(first[0]), FEWEST_KEPT)
-    kept, count = _thinned(pieces, most, lambda piece, keep: list(itertools.compress(piece, keep)))
+    pieces = _csv_pieces(path, ROWS)
+    names, first, _ = next(pieces)
+    most = _most_rows(most_cells, len(names))
+    rows = itertools.chain([first], (piece for _, piece, _ in pieces))
+    kept, count = _thinned(rows, most, lambda piece, keep: list(itertools.compress(piece, keep)))
     return _from_text(names, [row for piece in kept for row in piece], None, 0, path), count
 
 
-def _peeked(pieces: Iterator[Any]) -> tuple[Any, Iterator[Any]]:
-    first = next(pieces)
-    return first, itertools.chain([first], pieces)
+def _most_rows(most_cells: int | None, columns: int) -> float:
+    return math.inf if most_cells is None else max(most_cells // max(columns, 1), FEWEST_KEPT)
 
 
-def _thinned(pieces: Iterable[Any], most: int, take: Callable[[Any, np.ndarray], Any]) -> tuple[list[Any], int]:
+def _thinned(pieces: Iterable[Any], most: float, take: Callable[[Any, np.ndarray], Any]) -> tuple[list[Any], int]:
     """At most `most` rows of all pieces, and how many there were. A row stays while its own u ~ U(0, 1) is below the
     share that is kept, which halves whenever there are too many."""
     rng, share, count = np.random.default_rng(0), 1.0, 0

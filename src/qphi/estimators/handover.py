@@ -51,6 +51,7 @@ class Handover(LatentTools, Judging):
     interpolate = either(LatentTools.interpolate)
     score_samples = either(Judging.score_samples)
     score = either(Judging.score)
+    evaluate = either(Judging.evaluate)
 
     def __getattr__(self, name: str) -> Any:
         # asked for what this object has not: schema_, status_, impute, ...

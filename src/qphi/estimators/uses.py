@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.build import Architecture
 from qphi.autoencoders.latent import decode_means, posterior_moments, sample_data
-from qphi.autoencoders.likelihoods import Gaussian
+from qphi.autoencoders.likelihoods import Categorical, Gaussian
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.nearest import nearest_latents
 from qphi.autoencoders.training import hold_out
@@ -81,7 +81,8 @@ class Uses:
 
         nearest: at the z whose E[x|z] is nearest to x instead, in squared error of what the network sees. This is what
         PCA's projection does, and what to compare with it: a posterior mean is drawn towards the prior's, so that its
-        decode has less of the noise of x, and less of x. Raises InputError for latents that are not continuous.
+        decode has less of the noise of x, and less of x. Raises InputError for latents that are not continuous, and
+        for categorical data, whose likeliest level does not move with z.
         """
         given = {"covariates": covariates, "size_factors": size_factors}
         z = self.transform(X, **given)
@@ -89,6 +90,8 @@ class Uses:
             model = self._fitted()
             if model.prior.support_size is not None:
                 raise InputError("nearest=True needs continuous latents, and this prior's are levels. Leave it out.")
+            if isinstance(model.likelihood, Categorical):
+                raise InputError("nearest=True needs data with a mean, and categories have none. Leave it out.")
             x = self.scaling_.prepare(X)
             packed = self.given_.pack(len(z), covariates, size_factors)
             z = nearest_latents(model, x.reshape(len(x), -1), z, packed)

@@ -67,12 +67,13 @@ def _smoke_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"qphi-smoke-{os.getuid() if hasattr(os, 'getuid') else 0}"
 
 
-def save(path: Path, values: dict[str, Any]) -> None:
+def save(path: Path, values: dict[str, Any], *, quiet: bool = False) -> None:
     """Writes results with the machine they come from, whole or not at all."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps({"machine": machine(), **values}, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
-    print(f"wrote {path}")
+    if not quiet:
+        print(f"wrote {path}")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -65,20 +65,33 @@ def main() -> None:
             found = {m: float(roc_auc_score(odd, s)) for m, s in scores(x, seed, asked.max_time, asked.smoke).items()}
             print(f"{path.stem}, seed {seed}: " + "  ".join(f"{m} {v:.3f}" for m, v in found.items()), flush=True)
             rows.append({"table": path.stem, "seed": seed, "auc": found})
-    means = {m: float(np.mean([r["auc"][m] for r in rows])) for m in rows[0]["auc"]}
-    print("mean: " + "  ".join(f"{m} {v:.3f}" for m, v in means.items()))
+    print("mean: " + "  ".join(f"{m} {v}" for m, v in overall(rows).items()))
     save(results_file("tables_anomalies", asked.smoke), {"max_time": asked.max_time, "rows": rows})
     if not asked.smoke:
-        _write_table(rows, means, asked)
+        _write_table(rows, asked)
 
 
-def _write_table(rows: list[dict], means: dict[str, float], asked: argparse.Namespace) -> None:
-    cells = [[r["table"], *(f"{v:.3f}" for v in r["auc"].values())] for r in rows if r["seed"] == 0]
-    table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v:.3f}**" for v in means.values())]])
+def overall(rows: list[dict]) -> dict[str, str]:
+    """Each method's mean over tables, with its standard error over seeds where there are several."""
+    found = {}
+    for method in rows[0]["auc"]:
+        seeds = [np.mean([r["auc"][method] for r in rows if r["seed"] == s]) for s in {r["seed"] for r in rows}]
+        error = f" ± {np.std(seeds, ddof=1) / len(seeds) ** 0.5:.3f}" if len(seeds) > 1 else ""
+        found[method] = f"{np.mean(seeds):.3f}{error}"
+    return found
+
+
+def _write_table(rows: list[dict], asked: argparse.Namespace) -> None:
+    means = overall(rows)
+    cells = []
+    for name in dict.fromkeys(r["table"] for r in rows):
+        mine = [r["auc"] for r in rows if r["table"] == name]
+        cells.append([name, *(f"{np.mean([auc[m] for auc in mine]):.3f}" for m in means)])
+    table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v}**" for v in means.values())]])
     note = (
-        f"Tables with seed 0, means over {asked.seeds} seed(s); at most {asked.rows:,} rows and {asked.max_time:.0f} s "
+        f"Means over {asked.seeds} seed(s), ± standard error over them; at most {asked.rows:,} rows and {asked.max_time:.0f} s "
         "of training for each table: `python benchmarks/tables_anomalies.py "
-        f"--max-time {asked.max_time:g} --rows {asked.rows}`."
+        f"--seeds {asked.seeds} --max-time {asked.max_time:g} --rows {asked.rows}`."
     )
     write_between("tables", f"{table}\n\n{note}", "anomalies")
 

@@ -31,7 +31,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 import qphi
-from _results import markdown, parser, print_table, results_file, save, write_between
+from _results import markdown, parser, print_table, read, results_file, save, write_between
 from qphi.data.codec import TableCodec, fit_codec
 from qphi.data.frames import Table, read_table
 from qphi.data.schema import NUMERIC
@@ -211,26 +211,30 @@ def main() -> None:
     made.add_argument("--rows", type=int, default=1000, help="of a table at most")
     made.add_argument("--table", action="append", help="only this table; can be repeated")
     made.add_argument("--method", action="append", help="only this method; can be repeated")
+    made.add_argument("--go-on", action="store_true", help="keep what an interrupted run has saved")
     asked = made.parse_args()
     for category in (ConvergenceWarning, RuntimeWarning):
         warnings.simplefilter("ignore", category)
-    known = tables(asked.smoke, asked.rows)
-    wanted = {name: x for name, x in known.items() if not asked.table or name in asked.table}
+    every = tables(asked.smoke, asked.rows)
+    wanted = {name: x for name, x in every.items() if not asked.table or name in asked.table}
     if not wanted:
-        made.error(f"--table {asked.table}: the tables are {', '.join(known)}")
-    rows: list[dict[str, Any]] = []
+        made.error(f"--table {asked.table}: the tables are {', '.join(every)}")
+    path = results_file("tables_imputation", asked.smoke)
+    rows: list[dict[str, Any]] = read(path)["rows"] if asked.go_on else []
+    there = {(r["table"], r["mechanism"], r["seed"], r["method"]) for r in rows}
     for name, table in wanted.items():
         for mechanism in asked.mechanism or list(MECHANISMS):
             for seed in range(asked.seeds):
                 case = Case(table, *MECHANISMS[mechanism], seed)
                 methods = [*peers(seed, asked.smoke), *(QPHI if MECHANISMS[mechanism][1] else ["qphi"])]
                 for method in methods:
-                    if asked.method and method not in asked.method:
+                    known = (name, mechanism, seed, method) in there
+                    if known or (asked.method and method not in asked.method):
                         continue
                     rows.append({"table": name, "mechanism": mechanism, "seed": seed, "method": method})
                     rows[-1] |= one(case, method, seed, asked.smoke)
                     print(*(f"{k} {v:.3f}" if isinstance(v, float) else v for k, v in rows[-1].items()), flush=True)
-                save(results_file("tables_imputation", asked.smoke), {"rows": rows, "most_rows": asked.rows})
+                    save(path, {"rows": rows, "most_rows": asked.rows}, quiet=True)
     head, lines = summary(rows)
     print_table(head, lines)
     if not asked.smoke and not asked.method:

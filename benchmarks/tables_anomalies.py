@@ -89,8 +89,8 @@ def _write_table(rows: list[dict], asked: argparse.Namespace) -> None:
         cells.append([name, *(f"{np.mean([auc[m] for auc in mine]):.3f}" for m in means)])
     table = markdown(["ROC-AUC", *means], [*cells, ["**mean**", *(f"**{v}**" for v in means.values())]])
     note = (
-        f"Means over {asked.seeds} seed(s), ± standard error over them; at most {asked.rows:,} rows and {asked.max_time:.0f} s "
-        "of training for each table: `python benchmarks/tables_anomalies.py "
+        f"Means over {asked.seeds} seed(s), ± standard error over them; at most {asked.rows:,} rows and "
+        f"{asked.max_time:.0f} s of training for each table: `python benchmarks/tables_anomalies.py "
         f"--seeds {asked.seeds} --max-time {asked.max_time:g} --rows {asked.rows}`."
     )
     write_between("tables", f"{table}\n\n{note}", "anomalies")

@@ -17,7 +17,7 @@ from qphi.autoencoders.annealed import annealed_log_evidence
 from qphi.autoencoders.evaluation import evaluate
 from qphi.autoencoders.gaps import gaps, rate_distortion
 from qphi.autoencoders.sample_quality import sample_quality
-from qphi.estimators.diagnosis import collapse, misfit, mismatch, overfit, weak_encoder
+from qphi.estimators.diagnosis import collapse, misfit, mismatch, outliers, overfit, weak_encoder
 from qphi.families import DiagonalGaussian
 from small import quiet_fit, vae, vectors
 
@@ -193,6 +193,19 @@ def test_misfit_reads_ranks():
     uneven[:, :2] = 0.5 + 0.1 * (uneven[:, :2] - 0.5)
     assert "per-feature" in misfit(uneven, "gaussian").change
     assert misfit(uneven, "gaussian-per-feature") is None
+
+
+def test_outliers_are_few_and_far():
+    rows = np.random.default_rng(0).normal(-5, 2, size=200)
+    assert outliers(rows, "gaussian") is None
+    rows[3] = -900
+    found = outliers(rows, "gaussian-per-feature")
+    assert "1 of 200 rows" in found.seen
+    assert "pull the mean ELBO down by 4.5 nats" in found.seen
+    assert "student-t" in found.change
+    assert "student-t" not in outliers(rows, "poisson").change
+    rows[:10] = -900  # a kind of rows, no longer errors
+    assert outliers(rows, "gaussian") is None
 
 
 # ---------------------------------------------------------------- through the estimator

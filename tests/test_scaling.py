@@ -189,6 +189,23 @@ def test_good_pairs_do_not_warn(x, likelihood):
     fit_scaling(x, likelihood)  # warnings are errors here
 
 
+def test_numbers_with_outliers_get_heavy_tails():
+    x = np.random.default_rng(0).normal(size=(1000, 3))
+    assert fit_scaling(x).likelihood == "gaussian"
+    far = x.copy()
+    far[7, 1] = 30.0  # about 22 standard deviations of the column that now holds it
+    assert fit_scaling(far).likelihood == "student-t"
+    few = x[:60].copy()
+    few[7, 1] = 12.0  # 7 standard deviations, and 70 % of the variance
+    assert fit_scaling(few).likelihood == "student-t"
+    rare = x.copy()
+    rare[:, 2] = 0.0
+    rare[5, 2] = 1.0  # a column that is hardly ever anything but zero, as a pixel near the edge
+    assert fit_scaling(rare).likelihood == "gaussian"
+    assert fit_scaling(far[:, :, None]).likelihood == "gaussian"  # a picture
+    assert fit_scaling(far, "gaussian").likelihood == "gaussian"
+
+
 def test_counts_and_codes_come_and_go_unchanged():
     for likelihood in ("auto", "poisson", "ordinal"):
         with warnings.catch_warnings():

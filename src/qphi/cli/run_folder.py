@@ -45,7 +45,7 @@ DataArgument = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="digits, mnist, mnist-test, frey, a folder of pictures, .npy, .npz, idx.",
+        help="digits, mnist, mnist-test, frey, a folder of pictures, .npy, .npz, idx; to a table's run .csv, .parquet.",
         show_default=False,
     ),
 ]

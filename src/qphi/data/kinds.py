@@ -8,7 +8,16 @@ import numpy as np
 
 from qphi.errors import InputError
 
-__all__ = ["KINDS", "LIKELIHOODS", "check_pairing", "choose", "is_binary", "is_whole", "looks_like_counts"]
+__all__ = [
+    "KINDS",
+    "LIKELIHOODS",
+    "check_pairing",
+    "choose",
+    "has_outliers",
+    "is_binary",
+    "is_whole",
+    "looks_like_counts",
+]
 
 KINDS = {  # what data each needs
     "gaussian": "real",
@@ -28,6 +37,7 @@ KINDS = {  # what data each needs
 LIKELIHOODS = ("auto", *KINDS)
 MOST_CODES, MOST_LEVELS = 256, 1024  # an output for each code; more are numbers, not codes
 MANY_CODES = 50  # from here on counts are likelier than categories
+FAR, SHARE = 20.0, 0.5  # standard deviations; the share of a column's variance
 
 
 def is_binary(x: np.ndarray, levels: tuple[float, float]) -> bool:
@@ -48,15 +58,32 @@ def looks_like_counts(x: np.ndarray) -> bool:
     return x.ndim == 2 and is_whole(x) and float(x.min()) == 0 and float(x.max()) > 1
 
 
+def has_outliers(x: np.ndarray) -> bool:
+    """Whether a table (n, d) has a value 20 standard deviations from its column's mean, or one that makes up half of
+    its column's variance: a sum of squared errors says more of that value than of all others.
+
+    Columns in which one value fills half of the rows are left out: there the others are rare, but no errors.
+    """
+    if x.ndim != 2 or len(x) < 3:
+        return False
+    x = x[:, (x == np.median(x, axis=0)).mean(axis=0) < 0.5].astype(np.float64)
+    square = (x - x.mean(axis=0)) ** 2 if x.size else np.zeros((1, 1))
+    total = square.sum(axis=0)
+    return bool((square.max(axis=0) > np.minimum(FAR**2 * total / len(x), SHARE * total)).any())
+
+
 def choose(x: np.ndarray, levels: tuple[float, float]) -> str:
-    """What 'auto' means: Bernoulli for 0 and 1, negative binomial for tables of counts, Gaussian for the rest.
+    """What 'auto' means: Bernoulli for 0 and 1, negative binomial for tables of counts, Student-t for tables of numbers
+    with outliers, Gaussian for the rest.
 
     Grey and colour pictures get a Gaussian with a learned scale: it is the quickest to train, and its reconstructions
     are the sharpest for the time. For bits per dimension ask for 'discretised-logistic-mixture'.
     """
     if is_binary(x, levels):
         return "bernoulli"
-    return "negative-binomial" if looks_like_counts(x) else "gaussian"
+    if looks_like_counts(x):
+        return "negative-binomial"
+    return "student-t" if has_outliers(x) else "gaussian"
 
 
 def check_pairing(x: np.ndarray, likelihood: str, levels: tuple[float, float]) -> None:

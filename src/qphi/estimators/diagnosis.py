@@ -20,7 +20,7 @@ from qphi.autoencoders.likelihoods import Gaussian
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.families import DiagonalGaussian, StandardNormal
 
-__all__ = ["Diagnosis", "Finding", "collapse", "diagnose", "misfit", "mismatch", "overfit", "weak_encoder"]
+__all__ = ["Diagnosis", "Finding", "collapse", "diagnose", "misfit", "mismatch", "outliers", "overfit", "weak_encoder"]
 
 ROWS, REFINED = 256, 32  # rows judged, rows whose q is refined
 DRAWS = 19  # of each element: its rank among them is one of 20
@@ -33,7 +33,7 @@ SHARE, LEAST = 0.1, 0.5
 class Finding:
     """One fault: its name, what was seen, and what to change."""
 
-    name: str  # 'collapse' | 'weak encoder' | 'overfit' | 'likelihood misfit' | 'prior mismatch'
+    name: str  # 'collapse' | 'weak encoder' | 'overfit' | 'likelihood misfit' | 'outliers' | 'prior mismatch'
     seen: str
     change: str
 
@@ -68,6 +68,7 @@ def diagnose(
         None if train is None else overfit(score_rows(model, train[:ROWS], PARTICLES).elbo, fresh.elbo, kl.value),
         weak_encoder(gaps(model, held_out[:REFINED]).amortisation, kl.value),
         misfit(predictive_ranks(model, held_out[:ROWS]), likelihood),
+        outliers(fresh.elbo, likelihood),
     ]
     gaussian = isinstance(eqx.filter_eval_shape(model.posterior, jnp.asarray(held_out[:1])).family, DiagonalGaussian)
     if gaussian and isinstance(model.prior, StandardNormal):
@@ -195,6 +196,27 @@ def misfit(ranks: Float[np.ndarray, "rows elements"], likelihood: str) -> Findin
     if not likelihood.startswith("gaussian"):
         change = _RICHER.get(likelihood, "Use a likelihood with a freer spread.")
     return Finding("likelihood misfit", seen, change)
+
+
+FEW, APART = 0.02, 10.0
+
+
+def outliers(elbo: ArrayLike, likelihood: str) -> Finding | None:
+    """Fires when at most one row in fifty (or one row) lies below the median by over ten interquartile ranges and they
+    pull the mean down by more than half a nat: then the ELBO, and when training ended, says most of these rows."""
+    rows = np.asarray(elbo, np.float64)
+    low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75])
+    far = middle - rows > APART * (high - low)
+    pull = float(np.sum(middle - rows[far])) / len(rows)
+    if not pull > LEAST or far.sum() > max(FEW * len(rows), 1):
+        return None
+    tails = "Use likelihood='student-t', or take them out" if likelihood.startswith("gaussian") else "Take them out"
+    return Finding(
+        "outliers",
+        f"{int(far.sum())} of {len(rows)} rows, as improbable as {rows.min():.0f} nats where the middle is "
+        f"{middle:.1f}, pull the mean ELBO down by {pull:.1f} nats.",
+        f"{tails} if they are errors: score_samples(X) says which they are.",
+    )
 
 
 def predictive_ranks(model: LatentVariableModel, rows: np.ndarray, seed: int = 0) -> Float[np.ndarray, "rows elements"]:

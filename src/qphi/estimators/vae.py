@@ -64,7 +64,8 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         'gaussian-output-scale', 'student-t' (real numbers); 'bernoulli' (0 and 1), 'continuous-bernoulli' (0..1);
         'discretised-logistic', 'discretised-logistic-mixture' (8-bit levels); 'categorical', 'ordinal' (codes from 0);
         'poisson', 'negative-binomial', 'zero-inflated-negative-binomial' (counts). 'auto' is Bernoulli for data that
-        are all 0 or 1 (or 0 and 255), negative binomial for tables of counts, Gaussian with a learned scale otherwise.
+        are all 0 or 1 (or 0 and 255), negative binomial for tables of counts, Student-t for tables of numbers with
+        outliers, Gaussian with a learned scale otherwise.
         A likelihood that does not suit the data warns, or raises where it has no density for them, and names another.
     beta : weight of the KL. Other than 1, the objective is not a bound on log p(x); scores then still are.
     network : 'auto' | 'mlp' | 'residual-mlp' | 'conv' | 'residual-conv'.

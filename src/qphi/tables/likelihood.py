@@ -27,7 +27,7 @@ def log_interval(low: Float[Array, "*shape"], high: Float[Array, "*shape"]) -> F
     """log(Phi(high) - Phi(low)) for low < high, without cancellation in either tail.
 
     Its derivatives, phi(high) / P and -phi(low) / P with P the probability itself, are given as such: through the
-    branches of the function they cost ten times as much.
+    branches of the function they cost many times as much.
     """
     # mirrored so that the interval lies below zero or around it: there log Phi is exact to the last digits
     flip = low + high > 0

@@ -33,7 +33,7 @@ class TableObjective(AbstractObjective):
     def score(self, trainable: PyTree, batch: Any, key: PRNGKeyArray, step: Int[Array, ""] | None = None) -> Scores:
         xs, weight = batch[:, :-1], batch[:, -1, 0]
         if step is not None:
-            # one call for all: each compiles for as long as a network does
+            # one call for all: each takes a while to compile
             u = jax.random.uniform(jax.random.fold_in(key, _HIDING), (len(xs), xs.shape[1] + 2))
             hidden = (u[:, :1] < self.hide) & (u[:, 2:] < u[:, 1:2])
             unknown = jnp.array([jnp.nan, UNKNOWN, jnp.nan])  # hidden by us: says nothing of why data are missing

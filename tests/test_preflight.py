@@ -7,13 +7,15 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
 
 from qphi.checks.preflight import preflight, saturated
 from qphi.noise import generator
 from qphi.precision import double
-from qphi.targets import LogDensity
+from qphi.targets import LogDensity, NumPyroTarget
 from qphi.targets.oracle import Oracle
 
 
@@ -71,6 +73,35 @@ def test_each_check_fails_alone_and_says_why(name):
     assert found[name].advice
     assert re.search(words, found[name].found)
     assert str(found[name]).startswith(f"{name}: ")
+
+
+def test_what_is_constant_is_not_rounded():
+    """The corner of a Cholesky factor of correlations is one, whatever z."""
+
+    def model():
+        numpyro.sample("corr", dist.LKJCholesky(2, 2.0))
+
+    with double():
+        oracle = Oracle(NumPyroTarget(model))
+    z = np.random.default_rng(0).normal(size=(100, 1))
+    weights = np.full(100, 0.01)
+    assert saturated(oracle, z, oracle.constrained(z), weights).passed
+    z[:40] += 40.0  # correlations that are one, rounded
+    assert not saturated(oracle, z, oracle.constrained(z), weights).passed
+
+
+def test_a_logit_of_exactly_zero_is_no_wrong_derivative():
+    """At the origin every logit is zero, where a branch decides what its slope is said to be."""
+    x = np.random.default_rng(0).normal(size=(50, 2))
+
+    def model(x, y):
+        b = numpyro.sample("b", dist.Normal(0, 1).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
+
+    with double():
+        oracle = Oracle(NumPyroTarget(model, (x, (x[:, 0] > 0).astype(int))))
+    found = preflight(oracle, np.zeros((3, 2)), np.random.default_rng(0))
+    assert {f.name: f.passed for f in found}["derivative"]
 
 
 def test_only_different_places_with_one_value_are_rounded():

@@ -469,6 +469,30 @@ def test_data_outside_a_support_that_depends_on_a_latent_have_density_zero():
     assert np.isfinite(target.log_density(jnp.log(jnp.array([2.1]))))
 
 
+def test_a_program_may_ask_its_data_for_numbers():
+    """`np.unique` and `int` need values that jit would hide."""
+
+    def model(group, y, *, most):
+        sd = numpyro.sample("sd", dist.HalfNormal(int(most.max())))
+        with numpyro.plate("groups", len(np.unique(group))):
+            effect = numpyro.sample("effect", dist.Normal(0.0, sd))
+        numpyro.sample("y", dist.Normal(effect[group], 1.0), obs=y)
+
+    def plain(group, y):
+        sd = numpyro.sample("sd", dist.HalfNormal(4))
+        with numpyro.plate("groups", 3):
+            effect = numpyro.sample("effect", dist.Normal(0.0, sd))
+        numpyro.sample("y", dist.Normal(effect[group], 1.0), obs=y)
+
+    group, y = np.array([0, 2, 1, 1]), np.array([0.3, 1.0, -0.4, 0.1])
+    other = NumPyroTarget(plain, (group, y))
+    for convert in (np.asarray, jnp.asarray):
+        target = NumPyroTarget(model, (convert(group), convert(y)), {"most": convert([4, 1])})
+        assert target.shapes() == other.shapes()
+        z = unconstrained(other, 3)
+        np.testing.assert_allclose(target.log_density_many(z), other.log_density_many(z), rtol=1e-6)
+
+
 def test_rounding_does_not_put_a_latent_outside_its_support():
     def model():
         numpyro.sample("p", dist.Dirichlet(jnp.ones(2000)))

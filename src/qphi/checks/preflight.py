@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from qphi.targets.base import Site
 from qphi.targets.oracle import Oracle
@@ -16,6 +16,7 @@ from qphi.targets.oracle import Oracle
 __all__ = ["Finding", "preflight", "remote", "saturated"]
 
 _PLACES = 3  # at which derivatives are checked
+_ASIDE = 1e-3  # how far from a start its derivative is checked
 _STEP = 1e-5  # of central differences, times 1 + |z|: errors of 1e-10 in smooth functions
 _AGREEMENT = 1e-3  # relative difference of a derivative from its central difference
 _REMOTE = (1e9, 1e12)  # far out even for a posterior with an sd of a million
@@ -46,7 +47,7 @@ def preflight(
     """The findings, in the order of the checks. `starts` are dispersed places; some with a finite density.
 
     finite      log p and its gradient over the starts: NaN and infinite values are counted and never replaced
-    derivative  the gradient along a random direction, at three starts, against a central difference; where they
+    derivative  the gradient along a random direction, beside three starts, against a central difference; where they
                 disagree, again for each named value, to name the ones to blame
     support     log p does not jump to -inf at an edge between the starts
     smooth      no coordinate has a gradient of exactly zero at every start (a step function, an integer cast, a value
@@ -113,6 +114,8 @@ def _support(
 
 def _derivative(oracle: Oracle, places: Float[np.ndarray, "places dim"], random: np.random.Generator) -> Finding:
     direction = random.standard_normal(oracle.dim)
+    # a start is often the origin, where a logit of zero has the slope of a branch in some implementations
+    places = places + _ASIDE * random.standard_normal(places.shape)
     if _agrees(oracle, places, direction):
         return Finding("derivative", True)
     wrong = []
@@ -208,15 +211,24 @@ def saturated(
     sites: Sequence[Site] = getattr(oracle.target, "sites", ())
     names = []
     for site in sites:
+        if site.is_real:
+            continue
         flat = values[site.name].reshape(len(z), -1)[once]
-        ends = [np.max(weights @ (flat == end)) for end in (flat.min(axis=0), flat.max(axis=0))]
-        if not site.is_real and max(ends) > _ROUNDED + 2 * np.max(weights):
+        share = np.maximum(*(weights @ (flat == end) for end in (flat.min(axis=0), flat.max(axis=0))))
+        at_end = share > _ROUNDED + 2 * np.max(weights)
+        if at_end.any() and np.any(at_end & ~_constant(oracle, site)):
             names.append(site.name)
     if not names:
         return Finding("rounding", True)
     found = f"draws of {', '.join(names)} are so near the edge of the support that they are rounded: tails are cut off"
     advice = "Write the density on the unconstrained scale (of a logit, say), or take a prior with less mass there."
     return Finding("rounding", False, found, advice)
+
+
+def _constant(oracle: Oracle, site: Site) -> Bool[np.ndarray, " values"]:
+    """Which values of a site are the same whatever z, such as the corner of a Cholesky factor of correlations."""
+    near = oracle.constrained(np.random.default_rng(0).standard_normal((4, oracle.dim)))[site.name].reshape(4, -1)
+    return np.all(near == near[0], axis=0)
 
 
 _DECLARE = (

@@ -155,7 +155,8 @@ def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarr
             np.sqrt(np.sum(terms.reshape(-1, independent, terms.shape[1]).sum(axis=0) ** 2, axis=0))
             for terms in (first, excess)
         )
-    return mean, sd, mean_error, variance_error / (2 * sd), tail_shape(size), tail_shape(square)
+        sd_error = variance_error / (2 * sd)  # NaN for what is constant
+    return mean, sd, mean_error, sd_error, tail_shape(size), tail_shape(square)
 
 
 def flattened(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "draws columns"]:

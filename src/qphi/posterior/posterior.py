@@ -153,7 +153,7 @@ class Posterior:
         draw_key, model_key = jax.random.split(key)
         draws = self.sample(draw_key, n)
         if not (args or kwargs):
-            args, kwargs = target.args, target.kwargs
+            args, kwargs = target.data()
         return predictive(target, {site.name: draws[site.name] for site in target.sites}, model_key, args, kwargs)
 
     def to_arviz(self, key: PRNGKeyArray | None = None, n: int = 4000) -> Any:

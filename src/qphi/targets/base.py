@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 
 from qphi.errors import InputError
 
-__all__ = ["AbstractTarget", "Site", "component_names", "finite_start", "split"]
+__all__ = ["AbstractTarget", "Constant", "Site", "component_names", "finite_start", "split"]
 
 START_RADIUS = 2.0  # half-width of the box of starts, unconstrained scale: Stan's default
 START_ATTEMPTS = 100  # as Stan and NumPyro
@@ -185,6 +185,23 @@ def arrays_as_leaves(tree: Any) -> Any:
     leaf that is neither an array of numbers nor hashable.
     """
     return jax.tree.map(_as_leaf, tree)
+
+
+class Constant:
+    """An array that jit takes for a part of the program, compared by identity: what `np.unique(x)` is asked of."""
+
+    def __init__(self, value: np.ndarray):
+        self.value = value
+
+
+def arrays_as_constants(tree: Any) -> Any:
+    """`tree` with arrays as `Constant`s; new data compile anew."""
+    return jax.tree.map(lambda leaf: Constant(np.asarray(leaf)) if eqx.is_array(leaf) else leaf, tree)
+
+
+def thawed(tree: Any) -> Any:
+    """`tree` with the arrays of `Constant`s in their place."""
+    return jax.tree.map(lambda leaf: leaf.value if isinstance(leaf, Constant) else leaf, tree)
 
 
 def _as_leaf(leaf: Any) -> Any:

@@ -18,12 +18,14 @@ from qphi.errors import InputError
 from qphi.targets.base import (
     AbstractTarget,
     Site,
+    arrays_as_constants,
     arrays_as_leaves,
     blocks_of,
     default_dtype,
     describe,
     is_real,
     split,
+    thawed,
 )
 from qphi.targets.program_checks import Trace, check_program, is_latent
 
@@ -42,7 +44,8 @@ class NumPyroTarget(AbstractTarget):
 
     T being `biject_to(support)` of each latent. The Jacobian is never scaled or masked. `constrain` gives the
     latents and every `numpyro.deterministic` site. Arrays in `args` and `kwargs` are leaves: new data of the
-    same shapes run the program already compiled; everything else in them is a constant.
+    same shapes run the program already compiled; everything else in them is a constant. Where the program needs
+    their values while it is traced (`len(np.unique(group))`), arrays are constants as well.
 
     Raises InputError (a ValueError) for a discrete latent, a program without latents, `numpyro.param`,
     data outside their distribution's support, or a program that does not run;
@@ -68,9 +71,14 @@ class NumPyroTarget(AbstractTarget):
         if not callable(model):
             raise TypeError(f"model is a {type(model).__name__}; a function of NumPyro statements is needed.")
         self.model = model
-        self.args, self.kwargs = arrays_as_leaves((tuple(args), dict(kwargs or {})))
-        self.sites, self.reported = _structure(model, self.args, self.kwargs)
+        given = arrays_as_leaves((tuple(args), dict(kwargs or {})))
+        self.args, self.kwargs = given if _takes_tracers(model, *given) else arrays_as_constants(given)
+        self.sites, self.reported = _structure(model, *self.data())
         self.dim = sum(site.size for site in self.sites)
+
+    def data(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the program is called with."""
+        return thawed((self.args, self.kwargs))
 
     def log_density(self, z: Float[Array, " dim"]) -> Float[Array, ""]:
         return _log_density(self, z)
@@ -125,7 +133,7 @@ def _replay(target: NumPyroTarget, z: Float[Array, " dim"]) -> Trace:
             return _place(site, blocks[site["name"]])
         return None
 
-    trace = _run(target.model, target.args, target.kwargs, place)
+    trace = _run(target.model, *target.data(), place)
     extra = [name for name, site in trace.items() if is_latent(site) and name not in blocks]
     if extra:
         raise InputError(
@@ -159,6 +167,25 @@ def _site_log_prob(site: dict[str, Any]) -> Array:
 def _run(model: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any], place: Callable[..., Any]) -> Trace:
     seeded = handlers.seed(model, jax.random.key(0))
     return handlers.trace(handlers.substitute(seeded, substitute_fn=place)).get_trace(*args, **kwargs)
+
+
+def _takes_tracers(model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether the program can be traced with its data unknown; what else is wrong with it is not asked here."""
+    arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+    if not jax.tree.leaves(arrays):
+        return True
+
+    def explore(arrays: Any) -> None:
+        args, kwargs = eqx.combine(arrays, rest)
+        _run(model, args, kwargs, _middle)
+
+    try:
+        jax.eval_shape(explore, arrays)
+    except jax.errors.JAXTypeError:
+        return False
+    except Exception:
+        return True
+    return True
 
 
 def _structure(

@@ -1,0 +1,434 @@
+"""Everyday models: is `qphi.fit` right, and does it say so, where people would otherwise run NUTS for a while?
+
+Twenty-one NumPyro programs of the kinds that statisticians write (varying effects, counts, survival, item response,
+state space, Gaussian process, mixtures, correlations, simplexes, ordinal, circular, shrinkage), each with data drawn
+for it with a fixed seed, centred as people write them first. The reference is NumPyro's NUTS, 4 chains of 2,000 +
+10,000, float64, acceptance 0.95; its own R-hat is shown. An answer is right where every mean is within 0.3 reference
+sds and every sd within a factor of 1.5. A silent failure is a wrong answer called `trusted` or `corrected`, a false
+alarm a right one called `unreliable` or `failed`.
+
+References take minutes and are kept in benchmarks/results/everyday.json; --references makes them again. Writes the
+table of docs/verdicts.md.
+
+    JAX_ENABLE_X64=1 python benchmarks/everyday.py
+    JAX_ENABLE_X64=1 python benchmarks/everyday.py --only survival --seeds 1
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+from _results import markdown, parser, print_table, read, results_file, save, write_between
+
+NAME = "everyday"
+HEADER = ("model", "numbers", "right", "verdicts", "mean error", "sd error", "seconds", "NUTS seconds", "its R-hat")
+MEAN, FACTOR = 0.3, 1.5
+MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+
+
+def model(make_data: Callable[[np.random.Generator], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Any]:
+    """Registers a program with the data that `make_data` draws."""
+
+    def keep(program: Callable[..., None]) -> Callable[..., None]:
+        name = program.__name__
+        MODELS[name] = (program, make_data(np.random.default_rng(len(MODELS))))
+        return program
+
+    return keep
+
+
+def _grouped(rng: np.random.Generator, groups: int, each: int) -> tuple[Any, ...]:
+    group = np.repeat(np.arange(groups), each)
+    x = rng.normal(size=group.size)
+    return group, x, rng.normal(size=groups)
+
+
+def _varying(rng: np.random.Generator) -> tuple[Any, ...]:
+    group, x, effect = _grouped(rng, 8, 12)
+    p = 1 / (1 + np.exp(-(0.5 + 0.8 * effect[group] + x)))
+    return group, x, rng.binomial(1, p)
+
+
+@model(_varying)
+def varying_logistic(group, x, y):
+    a, b = numpyro.sample("a", dist.Normal(0, 2)), numpyro.sample("b", dist.Normal(0, 2))
+    sd = numpyro.sample("sd", dist.HalfNormal(1))
+    with numpyro.plate("groups", 8):
+        effect = numpyro.sample("effect", dist.Normal(0, sd))
+    numpyro.sample("y", dist.Bernoulli(logits=a + b * x + effect[group]), obs=y)
+
+
+def _slopes(rng: np.random.Generator) -> tuple[Any, ...]:
+    group, x, _ = _grouped(rng, 10, 10)
+    effect = rng.multivariate_normal([0, 0], [[1, 0.5], [0.5, 0.6]], size=10)
+    return group, x, 1 + effect[group, 0] + (0.5 + effect[group, 1]) * x + 0.7 * rng.normal(size=x.size)
+
+
+@model(_slopes)
+def correlated_slopes(group, x, y):
+    mean = numpyro.sample("mean", dist.Normal(0, 2).expand([2]).to_event(1))
+    sd = numpyro.sample("sd", dist.HalfNormal(1).expand([2]).to_event(1))
+    corr = numpyro.sample("corr", dist.LKJCholesky(2, 2.0))
+    noise = numpyro.sample("noise", dist.HalfNormal(1))
+    with numpyro.plate("groups", 10):
+        effect = numpyro.sample("effect", dist.MultivariateNormal(mean, scale_tril=sd[:, None] * corr))
+    numpyro.sample("y", dist.Normal(effect[group, 0] + effect[group, 1] * x, noise), obs=y)
+
+
+def _regression(rng: np.random.Generator, n: int = 100, p: int = 4) -> tuple[Any, ...]:
+    x = rng.normal(size=(n, p))
+    return x, x @ np.linspace(1, -1, p)
+
+
+def _negative_binomial(rng: np.random.Generator) -> tuple[Any, ...]:
+    x, eta = _regression(rng)
+    return x, rng.negative_binomial(2, 2 / (2 + np.exp(0.5 + 0.5 * eta)))
+
+
+@model(_negative_binomial)
+def negative_binomial_regression(x, y):
+    a, b = numpyro.sample("a", dist.Normal(0, 3)), numpyro.sample("b", dist.Normal(0, 1).expand([4]).to_event(1))
+    concentration = numpyro.sample("concentration", dist.Exponential(0.2))
+    numpyro.sample("y", dist.NegativeBinomial2(jnp.exp(a + x @ b), concentration), obs=y)
+
+
+def _horseshoe(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = rng.normal(size=(60, 10))
+    return x, 2 * x[:, 0] - x[:, 1] + rng.normal(size=60)
+
+
+@model(_horseshoe)
+def horseshoe_regression(x, y):
+    overall = numpyro.sample("overall", dist.HalfCauchy(0.3))
+    local = numpyro.sample("local", dist.HalfCauchy(1).expand([10]).to_event(1))
+    z = numpyro.sample("z", dist.Normal(0, 1).expand([10]).to_event(1))
+    b = numpyro.deterministic("b", z * overall * local)
+    noise = numpyro.sample("noise", dist.HalfNormal(2))
+    numpyro.sample("y", dist.Normal(x @ b, noise), obs=y)
+
+
+@model(lambda rng: (np.concatenate([rng.normal(-1, 0.6, 40), rng.normal(1.5, 0.8, 60)]),))
+def ordered_mixture(y):
+    weight = numpyro.sample("weight", dist.Dirichlet(jnp.ones(2)))
+    mean = numpyro.sample(
+        "mean",
+        dist.TransformedDistribution(dist.Normal(0, 1).expand([2]).to_event(1), dist.transforms.OrderedTransform()),
+    )
+    sd = numpyro.sample("sd", dist.HalfNormal(1).expand([2]).to_event(1))
+    numpyro.sample("y", dist.MixtureSameFamily(dist.Categorical(weight), dist.Normal(mean, sd)), obs=y)
+
+
+@model(lambda rng: (np.array([3, 11, 0, 26, 5]),))
+def multinomial_shares(counts):
+    shares = numpyro.sample("shares", dist.Dirichlet(0.5 * jnp.ones(5)))
+    numpyro.sample("counts", dist.Multinomial(int(counts.sum()), shares), obs=counts)
+
+
+def _volatility(rng: np.random.Generator) -> tuple[Any, ...]:
+    h = np.zeros(60)
+    for t in range(1, 60):
+        h[t] = 0.9 * h[t - 1] + 0.4 * rng.normal()
+    return (np.exp(h / 2) * rng.normal(size=60),)
+
+
+@model(_volatility)
+def stochastic_volatility(y):
+    phi = numpyro.sample("phi", dist.Beta(20, 1.5))
+    sd = numpyro.sample("sd", dist.HalfNormal(1))
+    level = numpyro.sample("level", dist.Normal(0, 1))
+    e = numpyro.sample("e", dist.Normal(0, 1).expand([len(y)]).to_event(1))
+    h = [sd * e[0]]
+    for t in range(1, len(y)):
+        h.append(phi * h[-1] + sd * e[t])
+    numpyro.sample("y", dist.Normal(0, jnp.exp((level + jnp.stack(h)) / 2)), obs=y)
+
+
+def _answers(rng: np.random.Generator) -> tuple[Any, ...]:
+    ability, hard, sharp = rng.normal(size=40), rng.normal(size=6), np.exp(0.3 * rng.normal(size=6))
+    return (rng.binomial(1, 1 / (1 + np.exp(-sharp * (ability[:, None] - hard)))),)
+
+
+@model(_answers)
+def item_response(y):
+    ability = numpyro.sample("ability", dist.Normal(0, 1).expand([40]).to_event(1))
+    hard = numpyro.sample("hard", dist.Normal(0, 2).expand([6]).to_event(1))
+    sharp = numpyro.sample("sharp", dist.LogNormal(0, 0.5).expand([6]).to_event(1))
+    numpyro.sample("y", dist.Bernoulli(logits=sharp * (ability[:, None] - hard)), obs=y)
+
+
+def _survival(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = rng.normal(size=80)
+    t = rng.weibull(1.4, size=80) * np.exp(1 + 0.5 * x)
+    return x, np.minimum(t, 4.0), (t < 4.0).astype(float)
+
+
+@model(_survival)
+def weibull_survival(x, t, seen):
+    shape = numpyro.sample("shape", dist.Gamma(2, 1))
+    a, b = numpyro.sample("a", dist.Normal(0, 3)), numpyro.sample("b", dist.Normal(0, 1))
+    z = (t / jnp.exp(a + b * x)) ** shape
+    hazard = jnp.log(shape) - (a + b * x) + (shape - 1) * (jnp.log(t) - a - b * x)
+    numpyro.factor("t", jnp.sum(seen * hazard - z))
+
+
+def _curve(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = np.sort(rng.uniform(-3, 3, 30))
+    return x, np.sin(x) + 0.3 * rng.normal(size=30)
+
+
+@model(_curve)
+def gaussian_process(x, y):
+    length, size = numpyro.sample("length", dist.InverseGamma(5, 5)), numpyro.sample("size", dist.HalfNormal(2))
+    noise = numpyro.sample("noise", dist.HalfNormal(1))
+    k = size**2 * jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + (noise**2 + 1e-8) * jnp.eye(len(x))
+    numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(len(x)), k), obs=y)
+
+
+def _zeros(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = rng.normal(size=120)
+    return x, np.where(rng.random(120) < 0.3, 0, rng.poisson(np.exp(0.8 + 0.4 * x)))
+
+
+@model(_zeros)
+def zero_inflated_poisson(x, y):
+    gate = numpyro.sample("gate", dist.Beta(1, 1))
+    a, b = numpyro.sample("a", dist.Normal(0, 2)), numpyro.sample("b", dist.Normal(0, 1))
+    numpyro.sample("y", dist.ZeroInflatedPoisson(gate, jnp.exp(a + b * x)), obs=y)
+
+
+def _walk(rng: np.random.Generator) -> tuple[Any, ...]:
+    return (np.cumsum(0.3 * rng.normal(size=40)) + 0.5 * rng.normal(size=40),)
+
+
+@model(_walk)
+def local_level(y):
+    drift, noise = numpyro.sample("drift", dist.HalfNormal(1)), numpyro.sample("noise", dist.HalfNormal(1))
+    level = numpyro.sample("level", dist.GaussianRandomWalk(drift, num_steps=len(y)))
+    numpyro.sample("y", dist.Normal(level, noise), obs=y)
+
+
+def _robust(rng: np.random.Generator) -> tuple[Any, ...]:
+    x, eta = _regression(rng)
+    return x, eta + 0.5 * rng.standard_t(3, size=100)
+
+
+@model(_robust)
+def robust_regression(x, y):
+    b = numpyro.sample("b", dist.Normal(0, 3).expand([4]).to_event(1))
+    freedom, scale = numpyro.sample("freedom", dist.Gamma(2, 0.1)), numpyro.sample("scale", dist.HalfNormal(2))
+    numpyro.sample("y", dist.StudentT(freedom, x @ b, scale), obs=y)
+
+
+def _grades(rng: np.random.Generator) -> tuple[Any, ...]:
+    x, eta = _regression(rng, p=2)
+    return x, np.digitize(eta + rng.logistic(size=100), [-1.5, 0.0, 1.5])
+
+
+@model(_grades)
+def ordinal_regression(x, y):
+    b = numpyro.sample("b", dist.Normal(0, 2).expand([2]).to_event(1))
+    cuts = numpyro.sample(
+        "cuts",
+        dist.TransformedDistribution(dist.Normal(0, 2).expand([3]).to_event(1), dist.transforms.OrderedTransform()),
+    )
+    numpyro.sample("y", dist.OrderedLogistic(x @ b, cuts), obs=y)
+
+
+@model(lambda rng: (rng.vonmises(3.0, 2.0, 25),))
+def directions(y):
+    mean = numpyro.sample("mean", dist.VonMises(0.0, 0.1))
+    concentration = numpyro.sample("concentration", dist.Gamma(2, 0.5))
+    numpyro.sample("y", dist.VonMises(mean, concentration), obs=y)
+
+
+@model(lambda rng: (rng.binomial(20, rng.beta(4, 8, size=12)), 20))
+def beta_binomial(y, total):
+    mean, strength = numpyro.sample("mean", dist.Beta(1, 1)), numpyro.sample("strength", dist.HalfCauchy(10))
+    with numpyro.plate("rats", len(y)):
+        rate = numpyro.sample("rate", dist.Beta(mean * strength, (1 - mean) * strength))
+        numpyro.sample("y", dist.Binomial(total, rate), obs=y)
+
+
+@model(lambda rng: (np.concatenate([rng.poisson(5, 30), rng.poisson(2, 30)]),))
+def change_point(y):
+    early, late = numpyro.sample("early", dist.Gamma(2, 0.5)), numpyro.sample("late", dist.Gamma(2, 0.5))
+    t = jnp.arange(len(y))
+    before = jnp.arange(1, len(y))[:, None] > t  # the change summed over
+    rate = jnp.where(before, early, late)
+    numpyro.factor("y", jnp.log(jnp.mean(jnp.exp(jnp.sum(dist.Poisson(rate).log_prob(y), axis=1) + 100))) - 100)
+
+
+def _separated(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = rng.normal(size=(20, 2))
+    return x, (x[:, 0] > 0).astype(int)
+
+
+@model(_separated)
+def separated_logistic(x, y):
+    b = numpyro.sample("b", dist.StudentT(3, 0, 2.5).expand([2]).to_event(1))
+    numpyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
+
+
+def _reaction(rng: np.random.Generator) -> tuple[Any, ...]:
+    x = np.array([0.2, 0.4, 0.8, 1.6, 3.2, 6.4] * 2)
+    return x, 10 * x / (1.5 + x) + 0.4 * rng.normal(size=12)
+
+
+@model(_reaction)
+def michaelis_menten(x, y):
+    top, half = numpyro.sample("top", dist.LogNormal(2, 1)), numpyro.sample("half", dist.LogNormal(0, 1))
+    noise = numpyro.sample("noise", dist.HalfNormal(2))
+    numpyro.sample("y", dist.Normal(top * x / (half + x), noise), obs=y)
+
+
+@model(lambda rng: (np.array([0.3, -0.1, 0.5, 0.9, 0.2]), np.array([0.2, 0.3, 0.25, 0.4, 0.15])))
+def meta_analysis(y, error):
+    mean, between = numpyro.sample("mean", dist.Normal(0, 1)), numpyro.sample("between", dist.HalfCauchy(0.5))
+    with numpyro.plate("studies", len(y)):
+        effect = numpyro.sample("effect", dist.Normal(mean, between))
+        numpyro.sample("y", dist.Normal(effect, error), obs=y)
+
+
+@model(lambda rng: (rng.poisson(np.exp(1 + 0.8 * rng.normal(size=40))),))
+def overdispersed_counts(y):
+    mean, sd = numpyro.sample("mean", dist.Normal(0, 2)), numpyro.sample("sd", dist.HalfNormal(1))
+    with numpyro.plate("sites", len(y)):
+        log_rate = numpyro.sample("log_rate", dist.Normal(mean, sd))
+        numpyro.sample("y", dist.Poisson(jnp.exp(log_rate)), obs=y)
+
+
+def reference(program: Callable[..., None], data: tuple[Any, ...], draws: int) -> dict[str, Any]:
+    """Means and sds by NUTS, its R-hat, effective draws and seconds."""
+    import jax
+    from numpyro.diagnostics import summary
+    from numpyro.infer import MCMC, NUTS
+
+    began = time.monotonic()
+    chains = MCMC(
+        NUTS(program, target_accept_prob=0.95),
+        num_warmup=draws // 5,
+        num_samples=draws,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    chains.run(jax.random.key(0), *data)
+    found = {k: np.asarray(v) for k, v in chains.get_samples(group_by_chain=True).items()}
+    told = summary(found)
+    return {
+        "mean": {k: v.mean((0, 1)).tolist() for k, v in found.items()},
+        "sd": {k: v.std((0, 1)).tolist() for k, v in found.items()},
+        "rhat": float(max(np.nanmax(told[k]["r_hat"]) for k in told)),
+        "ess": float(min(np.nanmin(told[k]["n_eff"]) for k in told)),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def fitted(program: Callable[..., None], data: tuple[Any, ...], known: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One fit, its verdict and its errors."""
+    import jax
+
+    import qphi
+
+    began = time.monotonic()
+    posterior = qphi.fit(program, *data, key=jax.random.key(seed))
+    seconds = time.monotonic() - began
+    draws = posterior.sample(jax.random.key(seed), 10_000)
+    mean_error, sd_error, where = 0.0, 0.0, ""
+    for name, mean in known["mean"].items():
+        x, sd = np.asarray(draws[name], np.float64), np.maximum(np.asarray(known["sd"][name]), 1e-12)
+        fixed = np.asarray(known["sd"][name]) < 1e-9  # the corner of a Cholesky factor
+        off = np.where(fixed, 0.0, np.abs(x.mean(0) - np.asarray(mean)) / sd)
+        wide = np.where(fixed, 0.0, np.abs(np.log(np.maximum(x.std(0), 1e-12) / sd)))
+        if np.max(off) > mean_error or np.max(wide) > sd_error:
+            where = name
+        mean_error, sd_error = max(mean_error, float(np.max(off))), max(sd_error, float(np.max(wide)))
+    return {
+        "seed": seed,
+        "verdict": str(posterior.verdict.trust),
+        "usable": posterior.verdict.trust.usable,
+        "reasons": list(posterior.verdict.reasons),
+        "made_by": posterior.made_by,
+        "mean_error": mean_error,
+        "sd_error": sd_error,
+        "worst": where,
+        "right": mean_error <= MEAN and sd_error <= math.log(FACTOR),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    options = parser(__doc__ or "")
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--only", nargs="+", default=[], metavar="PART", help="models whose names contain PART")
+    options.add_argument("--references", action="store_true", help="make the references again")
+    chosen = options.parse_args()
+    if os.environ.get("JAX_ENABLE_X64") != "1":
+        sys.exit("JAX_ENABLE_X64=1 is needed: the references are made in double precision, as qphi's answers are.")
+    if chosen.smoke:
+        chosen.seeds, chosen.only = 1, chosen.only or ["michaelis"]
+    path = results_file(NAME, chosen.smoke)
+    kept = {} if chosen.references or not path.is_file() else read(path)
+    references, rows = kept.get("references", {}), [] if chosen.smoke else kept.get("rows", [])
+    for name, (program, data) in MODELS.items():
+        if chosen.only and not any(part in name for part in chosen.only):
+            continue
+        if name not in references:
+            references[name] = reference(program, data, 200 if chosen.smoke else 10_000)
+        rows = [r for r in rows if r["name"] != name]
+        found = [{"name": name} | fitted(program, data, references[name], seed) for seed in range(chosen.seeds)]
+        rows += found
+        print_table(HEADER, [_cells(found, references[name])])
+        save(path, {"references": references, "rows": rows}, quiet=True)
+    answers = [r for r in rows if r["right"]]
+    silent = [r for r in rows if r["usable"] and not r["right"]]
+    alarms = [r for r in answers if not r["usable"]]
+    said = (
+        f"Right: {len(answers)} of {len(rows)} fits. Silent failures: {len(silent)}{_named(silent)}. "
+        f"False alarms: {len(alarms)} of {len(answers)} right answers{_named(alarms)}."
+    )
+    print(said)
+    if not (chosen.smoke or chosen.only):
+        names = list(dict.fromkeys(r["name"] for r in rows))
+        table = [_cells([r for r in rows if r["name"] == n], references[n]) for n in names]
+        write_between("verdicts", f"{markdown(HEADER, table)}\n\n{said}", "everyday")
+
+
+def _named(rows: list[dict[str, Any]]) -> str:
+    counts = Counter(r["name"] for r in rows)
+    return f" ({', '.join(f'{n} {c}' for n, c in counts.items())})" if counts else ""
+
+
+def _cells(rows: list[dict[str, Any]], known: dict[str, Any]) -> list[str]:
+    verdicts = Counter(r["verdict"] for r in rows)
+    size = sum(np.size(v) for v in known["mean"].values())
+
+    def median(key: str) -> float:
+        return float(np.median([r[key] for r in rows]))
+
+    return [
+        rows[0]["name"],
+        str(size),
+        f"{sum(r['right'] for r in rows)}/{len(rows)}",
+        ", ".join(f"{c} {v}" for v, c in verdicts.items()),
+        f"{median('mean_error'):.3f}",
+        f"{median('sd_error'):.3f}",
+        f"{median('seconds'):.1f}",
+        f"{known['seconds']:.0f}",
+        f"{known['rhat']:.3f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

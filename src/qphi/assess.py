@@ -10,7 +10,15 @@ from jaxtyping import Bool, Float
 
 from qphi.checks.judge import Circumstances, Judgement, by_weights
 from qphi.checks.proposal import Proposal
-from qphi.checks.weighted import Moments, WeightCheck, check_weights, flattened, weighted_moments, with_tails
+from qphi.checks.weighted import (
+    Moments,
+    WeightCheck,
+    check_weights,
+    flattened,
+    weighted_moments,
+    with_own_tails,
+    with_tails,
+)
 from qphi.importance import ImportanceWeights
 from qphi.modes import Search, follow, seek_more
 from qphi.solvers.driven import MOST_DRIVEN, WarpedOracle, fit_driven
@@ -115,6 +123,8 @@ def _assess(
     values = oracle.constrained(weighed.z)
     columns = flattened(values)
     moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
+    if weighed.check.ess > TELLING_ESS:
+        moments = with_own_tails(moments, columns, weighed.weights, weighed.check.ess)
     if known is not None:
         moments = with_tails(moments, known)
     judgement = by_weights(case, weighed.check, moments)

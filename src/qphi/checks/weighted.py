@@ -23,11 +23,12 @@ __all__ = [
     "noisy",
     "unflattened",
     "weighted_moments",
+    "with_own_tails",
     "with_tails",
 ]
 
 _MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
-_NO_MOMENT = 0.9  # Pareto k
+_NO_MOMENT, _HEAVY = 0.9, 0.5  # Pareto k: of weighted values, and of the values themselves
 _KHAT, _LIGHT = 0.7, 0.3
 _BLOCK = 512  # columns at a time
 
@@ -60,7 +61,8 @@ class WeightCheck:
 class Moments:
     """Of each column: mean and sd with Monte Carlo standard errors, and the tail shape k of what they average.
 
-    Each k is estimated from `tail` numbers.
+    Each k is estimated from `tail` numbers. `mean_heavy`, `sd_heavy`: whether the tails of the values themselves leave
+    room for a moment that does not exist (`with_own_tails`); None where that was not asked.
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -70,6 +72,8 @@ class Moments:
     mean_khat: Float[np.ndarray, " columns"]
     sd_khat: Float[np.ndarray, " columns"]
     tail: int
+    mean_heavy: Bool[np.ndarray, " columns"] | None = None
+    sd_heavy: Bool[np.ndarray, " columns"] | None = None
 
     @property
     def highest_khat(self) -> float:
@@ -195,14 +199,35 @@ def noisy(m: Moments) -> bool:
     return bool(np.any(~mean_ok & tame[0]) or np.any(~sd_ok & tame[1]))
 
 
+def with_own_tails(
+    moments: Moments, values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], ess: float
+) -> Moments:
+    """Moments that know of the tails of the values themselves: of as many of them as there are effective draws, chosen
+    by weight.
+
+    A product of weight and value has a heavy tail where the value has one, or where a few draws in a place that the
+    proposal hardly reaches have large weights: then a value that is never large has it too, and its moments exist.
+    """
+    count = max(int(ess), 1)
+    ends = np.cumsum(weights)
+    chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)
+    far = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
+    heavy = [~(tail_shape(size) < _HEAVY) for size in (far, far**2)]
+    return dataclasses.replace(moments, mean_heavy=heavy[0], sd_heavy=heavy[1])
+
+
 def with_tails(moved: Moments, weighted: Moments) -> Moments:
     """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
 
     A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
-    heavy-tailed proposal reach further.
+    heavy-tailed proposal reach further. Where the values themselves are known to have no such tails, it is the weights
+    that have them, and chains need no weights.
     """
     mean_khat, sd_khat = (
-        np.where(theirs > _NO_MOMENT, np.maximum(own, theirs), own)
-        for own, theirs in ((moved.mean_khat, weighted.mean_khat), (moved.sd_khat, weighted.sd_khat))
+        np.where((theirs > _NO_MOMENT) & (True if heavy is None else heavy), np.maximum(own, theirs), own)
+        for own, theirs, heavy in (
+            (moved.mean_khat, weighted.mean_khat, weighted.mean_heavy),
+            (moved.sd_khat, weighted.sd_khat, weighted.sd_heavy),
+        )
     )
     return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)

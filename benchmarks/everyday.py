@@ -245,7 +245,7 @@ def ordinal_regression(x, y):
     numpyro.sample("y", dist.OrderedLogistic(x @ b, cuts), obs=y)
 
 
-@model(lambda rng: (rng.vonmises(3.0, 2.0, 25),))
+@model(lambda rng: (rng.vonmises(1.0, 2.0, 25),))
 def directions(y):
     mean = numpyro.sample("mean", dist.VonMises(0.0, 0.1))
     concentration = numpyro.sample("concentration", dist.Gamma(2, 0.5))
@@ -254,7 +254,7 @@ def directions(y):
 
 @model(lambda rng: (rng.binomial(20, rng.beta(4, 8, size=12)), 20))
 def beta_binomial(y, total):
-    mean, strength = numpyro.sample("mean", dist.Beta(1, 1)), numpyro.sample("strength", dist.HalfCauchy(10))
+    mean, strength = numpyro.sample("mean", dist.Beta(1, 1)), numpyro.sample("strength", dist.Exponential(0.05))
     with numpyro.plate("rats", len(y)):
         rate = numpyro.sample("rate", dist.Beta(mean * strength, (1 - mean) * strength))
         numpyro.sample("y", dist.Binomial(total, rate), obs=y)
@@ -276,7 +276,7 @@ def _separated(rng: np.random.Generator) -> tuple[Any, ...]:
 
 @model(_separated)
 def separated_logistic(x, y):
-    b = numpyro.sample("b", dist.StudentT(3, 0, 2.5).expand([2]).to_event(1))
+    b = numpyro.sample("b", dist.Normal(0, 2.5).expand([2]).to_event(1))
     numpyro.sample("y", dist.Bernoulli(logits=x @ b), obs=y)
 
 

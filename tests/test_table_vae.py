@@ -21,9 +21,11 @@ from qphi.data import frames
 from qphi.data.codec import fit_codec
 from qphi.data.frames import mixed_table, read_table, to_container
 from qphi.data.table_files import read_table_file
+from qphi.estimators import table_uses
 from qphi.estimators.handover import Handover
 from qphi.estimators.judging import Judging
 from qphi.tables.anomalies import Typical, _quantiles
+from qphi.tables.filling import middles
 
 ROWS = 300
 QUICK = {"hidden": (8,), "max_epochs": 4, "random_state": 0}
@@ -206,6 +208,44 @@ def test_codes_come_as_a_data_frame_where_asked_for(fitted):
     codes = model.transform(table())
     assert list(codes.columns) == list(model.get_feature_names_out())
     np.testing.assert_array_equal(codes.to_numpy(), fitted.transform(table()))
+
+
+def test_gaps_are_filled_alike_however_many_rows_are_drawn_at_a_time(fitted, monkeypatch):
+    whole = fitted.impute(table()), fitted.impute_intervals(table())
+    monkeypatch.setattr(table_uses, "NUMBERS", 2**15)
+    pieces = fitted.impute(table()), fitted.impute_intervals(table())
+    for a, b in zip(whole, pieces, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_a_table_without_gaps_stays_as_it_is(fitted):
+    x = fitted.impute(table())
+    for again in (fitted.impute(x), *fitted.impute(x, n_imputations=2)):
+        for name in x:
+            np.testing.assert_array_equal(again[name], x[name])
+    low, high = fitted.impute_intervals(x)["a"]
+    np.testing.assert_array_equal(low, x["a"])
+    np.testing.assert_array_equal(high, x["a"])
+
+
+def test_the_middle_of_draws_is_their_mean_median_or_commonest_level():
+    rows = {
+        "count": np.arange(60.0) ** 2,
+        "grade": np.arange(60.0) % 4,
+        "level": np.array(["a", "b", "c"], object)[np.arange(60) % 3],
+    }
+    codec = fit_codec(read_table(rows), {"count": "count", "grade": "ordinal"})
+    u = np.random.default_rng(0).normal(size=(5, 101, 3)).astype(np.float32)
+    j = [codec.names.index(name) for name in rows]
+    u[:, :, j[2]] = np.arange(101) % 3 == 1
+    middle = middles(codec, u)
+    counts, grades = (codec.values(name, u[:, :, k]) for name, k in zip(("count", "grade"), j, strict=False))
+    np.testing.assert_allclose(middle[:, j[0]], counts.mean(axis=1))
+    np.testing.assert_allclose(middle[:, j[1]], np.median(grades, axis=1))
+    assert (np.abs(counts.mean(axis=1) - np.median(counts, axis=1)) > 1).all()
+    assert (middle[:, j[2]] == 0).all()
 
 
 def test_the_same_seed_gives_the_same_model(fitted):

@@ -73,7 +73,7 @@ class _OverTable(BaseEstimator):
 class Imputer(OneToOneFeatureMixin, TransformerMixin, _OverTable):
     """Fills gaps with what a generative model of the table expects there; scikit-learn's transformer.
 
-    `transform` keeps observed cells to the bit and the container of its input; a gap gets E[x_mis | x_obs], the median
+    `transform` keeps observed cells to the bit and the container of its input; a gap gets E[x_mis | x_obs], rounded
     for whole numbers, the likeliest level for categories (`TableVAE.impute`, mixed columns too). It is deterministic.
     Where cells may be missing because of their own value, say missing='not at random'. Parameters and attributes are
     those of `TableVAE`; `model_` is one, with `impute(X, n_imputations=5)` for multiple imputation and

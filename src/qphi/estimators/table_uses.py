@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.latent import interpolate_between
@@ -24,6 +24,8 @@ from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_give
 __all__ = ["TableUses"]
 
 PARTICLES = 64  # importance weights for a row's scores
+IMPUTING, PROPOSED = 256, 4  # draws of a gap; latents proposed for each of them, of which the weights choose
+NUMBERS = 2**25  # drawn at a time
 
 
 class TableUses:
@@ -111,12 +113,12 @@ class TableUses:
             made.columns[name] = np.concatenate([row.columns[name] for row in rows])[which]
         return made
 
-    def impute(self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0) -> Any:
+    def impute(self, X: Any, *, n_imputations: int | None = None, draws: int = IMPUTING, random_state: int = 0) -> Any:
         """X with its gaps filled, in the container it came in; observed cells stay as they are.
 
-        A gap gets E[x_mis | x_obs] for numbers (the median for whole numbers, ordinals and dates) and the likeliest
-        level for categories, from `draws` importance-weighted draws. With `n_imputations=m` a list of m tables, each
-        with one draw in each gap: for analyses that have to carry the uncertainty (Rubin 1987).
+        A gap gets E[x_mis | x_obs] for numbers (rounded for whole ones; the median for ordinals and dates) and the
+        likeliest level for categories, from `draws` importance-weighted draws. With `n_imputations=m` a list of m
+        tables, each with one draw in each gap: for analyses that have to carry the uncertainty (Rubin 1987).
         """
         asked: dict[str, Any] = {"n_imputations": n_imputations, "draws": draws, "random_state": random_state}
         pieces = [
@@ -126,18 +128,21 @@ class TableUses:
         return whole[0] if n_imputations is None else whole
 
     def impute_tables(
-        self, X: Any, *, n_imputations: int | None = None, draws: int = 100, random_state: int = 0
+        self, X: Any, *, n_imputations: int | None = None, draws: int = IMPUTING, random_state: int = 0
     ) -> list[Table]:
         """`impute` as a list of `qphi.data.frames.Table`: one table, or as many as there are imputations."""
         table, encoded = self._seen(X)
         count = positive(draws, "draws") if n_imputations is None else positive(n_imputations, "n_imputations")
-        u = draw_given(self._fitted(), encoded.x, count, seed=random_state)
-        if n_imputations is None:
-            return [filling.filled(self.codec_, table, u)]
-        return [filling.filled(self.codec_, table, u[:, k : k + 1]) for k in range(count)]
+        width, proposed = (count, PROPOSED * count) if n_imputations is None else (1, PROPOSED * IMPUTING)
+        rows = _with_gaps(encoded)
+        parts = [
+            [filling.middles(self.codec_, u[:, k : k + width]) for k in range(0, count, width)]
+            for u in self._drawn(encoded.x[rows], count, proposed, random_state)
+        ]
+        return [filling.filled(self.codec_, table, rows, np.concatenate(part)) for part in zip(*parts, strict=True)]
 
     def impute_intervals(
-        self, X: Any, *, coverage: float = 0.9, draws: int = 200
+        self, X: Any, *, coverage: float = 0.9, draws: int = IMPUTING
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each numeric column the ends of a central interval that holds a missing cell with probability `coverage`.
 
@@ -146,7 +151,23 @@ class TableUses:
         if not 0 < coverage < 1:
             raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
         table, encoded = self._seen(X)
-        return filling.intervals(self.codec_, table, draw_given(self._fitted(), encoded.x, draws), coverage)
+        rows = _with_gaps(encoded)
+        parts = [filling.ends(self.codec_, u, coverage) for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)]
+        return filling.intervals(
+            table, rows, {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        )
+
+    def _drawn(
+        self, x: Float[np.ndarray, "rows columns 3"], draws: int, proposed: int, seed: int = 0
+    ) -> Iterator[Float[np.ndarray, "some draws columns"]]:
+        """Draws of all cells of the rows, as many rows at a time as memory has room for; at least one piece."""
+        most = max(NUMBERS // (draws * x.shape[1]), 1)
+        for begin in range(0, max(len(x), 1), most):
+            part = x[begin : begin + most]
+            if len(part):
+                yield draw_given(self._fitted(), part, draws, seed=seed, particles=max(proposed, PARTICLES))
+            else:
+                yield np.zeros((0, draws, x.shape[1]), np.float32)
 
     def score_samples(self, X: Any, *, particles: int = PARTICLES) -> Float[np.ndarray, " rows"]:
         """log p(x_obs) of each row, nats, in the units of the data, by importance weighting.
@@ -251,6 +272,10 @@ class TableUses:
                 "features as input. Give the columns of the fit."
             )
         return table
+
+
+def _with_gaps(encoded: Encoded) -> Int[np.ndarray, " drawn"]:
+    return np.flatnonzero(np.isnan(encoded.x[..., 0]).any(axis=1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,34 +7,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
 from qphi.data.schema import NUMERIC, seen_cells
 from qphi.errors import InputError
 
-__all__ = ["conditions", "filled", "give_back", "intervals", "joined"]
+__all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "middles"]
 
 
-def filled(codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws columns"]) -> Table:
-    """The table with each gap filled from its draws: their mean, median or commonest level, by the column's kind."""
+def middles(codec: TableCodec, u: Float[np.ndarray, "rows draws columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Each cell's draws as one number: the mean of numbers, the median of ordinals and dates, the commonest level."""
+    found = np.empty((len(u), u.shape[2]))
+    for j, column in enumerate(codec.schema.modelled):
+        values = codec.values(column.name, u[:, :, j])
+        if column.kind in ("categorical", "binary"):
+            found[:, j] = _commonest(values.round().astype(int))
+        else:
+            found[:, j] = np.median(values, axis=1) if column.kind in ("ordinal", "date") else values.mean(axis=1)
+    return found
+
+
+def filled(
+    codec: TableCodec, table: Table, rows: Int[np.ndarray, " drawn"], values: Float[np.ndarray, "drawn columns"]
+) -> Table:
+    """The table with the gaps of `rows`, which are all that have any, filled with `values`."""
     columns = dict(table.columns)
     for j, column in enumerate(codec.schema.modelled):
         cells = columns[column.name]
-        gaps = ~seen_cells(cells)
+        gaps = ~seen_cells(cells)[rows]
         if not gaps.any():
             continue
-        values = codec.values(column.name, u[gaps, :, j])
-        if column.kind in ("categorical", "binary"):
-            best = _commonest(values.round().astype(int))
-        elif column.kind in ("real", "positive", "bounded") and not _whole(column):
-            best = values.mean(axis=1)
-        else:
-            best = np.median(values, axis=1)
-        made = codec.cells(column.name, best)
+        made = codec.cells(column.name, values[gaps, j])
         new = cells.copy()
-        new[gaps] = made.astype(object) if cells.dtype.kind == "O" else made
+        new[rows[gaps]] = made.astype(object) if cells.dtype.kind == "O" else made
         columns[column.name] = new
     for column in codec.schema.columns:
         if column.kind == "constant" and column.name in columns and column.value is not None:
@@ -43,29 +50,34 @@ def filled(codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws col
     return dataclasses.replace(table, columns=columns)
 
 
-def _whole(column: Any) -> bool:
-    return column.dtype.lower().startswith(("int", "uint"))
-
-
 def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
-    counts = np.stack([(levels == k).sum(axis=1) for k in range(int(levels.max()) + 1)], axis=1)
+    counts = np.stack([(levels == k).sum(axis=1) for k in range(int(levels.max(initial=0)) + 1)], axis=1)
     return counts.argmax(axis=1).astype(float)
 
 
+def ends(
+    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float
+) -> dict[str, Float[np.ndarray, "2 rows"]]:
+    """Central intervals of the draws of numeric columns."""
+    around = [(1 - coverage) / 2, (1 + coverage) / 2]
+    return {
+        column.name: np.quantile(codec.values(column.name, u[:, :, j]), around, axis=1)
+        for j, column in enumerate(codec.schema.modelled)
+        if column.kind in NUMERIC and column.kind not in ("ordinal", "date")
+    }
+
+
 def intervals(
-    codec: TableCodec, table: Table, u: Float[np.ndarray, "rows draws columns"], coverage: float
+    table: Table, rows: Int[np.ndarray, " drawn"], ends: Mapping[str, Float[np.ndarray, "2 drawn"]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Central intervals of the draws of numeric columns (of level numbers for ordinals); observed cells twice."""
+    """The ends at the gaps of `rows`, which are all that have any; observed cells twice."""
     found = {}
-    for j, column in enumerate(codec.schema.modelled):
-        if column.kind not in NUMERIC or column.kind == "ordinal" or column.kind == "date":
-            continue
-        values = codec.values(column.name, u[:, :, j])
-        ends = np.quantile(values, [(1 - coverage) / 2, (1 + coverage) / 2], axis=1)
-        cells = table.columns[column.name]
-        seen = seen_cells(cells)
-        low, high = (np.where(seen, cells.astype(float), end) for end in ends)
-        found[column.name] = (low, high)
+    for name, both in ends.items():
+        cells = table.columns[name]
+        gaps = ~seen_cells(cells)[rows]
+        low, high = cells.astype(float), cells.astype(float)
+        low[rows[gaps]], high[rows[gaps]] = both[:, gaps]
+        found[name] = (low, high)
     return found
 
 

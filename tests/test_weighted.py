@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from qphi.checks.proposal import Proposal
-from qphi.checks.weighted import check_weights, weighted_moments
+from qphi.checks.weighted import check_weights, weighted_moments, with_own_tails, with_tails
 from qphi.noise import generator
 from qphi.solvers.exact import Gaussian
 
@@ -82,6 +82,29 @@ def test_a_skew_normal_is_lifted_exactly():
     moments = weighted_moments(draws.z, weights)
     assert moments.mean[0] == pytest.approx(mean, abs=0.01)
     assert moments.sd[0] == pytest.approx(math.sqrt(1 - mean**2), abs=0.01)
+
+
+def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
+    """A few rows of weights without a mean lie at 3: light for a value, though weight times value is not.
+
+    The second value has a tail of shape 1.5, and its estimate a scatter of 0.2: below 0.9 in one of a thousand seeds.
+    """
+    rng = np.random.default_rng(0)
+    rows = 8000
+    values = np.stack([rng.normal(size=rows), rng.uniform(size=rows) ** -1.5], axis=1)
+    weights = np.ones(rows)
+    apart = rng.choice(rows, 60, replace=False)
+    values[apart, 0] = 3.0
+    weights[apart] += 5 / rng.uniform(size=60)
+    weights /= weights.sum()
+    alone = weighted_moments(values, weights)
+    assert (alone.mean_khat > 0.9).all()
+    told = with_own_tails(alone, values, weights, 1 / np.sum(weights**2))
+    assert list(told.mean_heavy) == [False, True]
+    assert not told.sd_heavy[0]
+    chains = weighted_moments(rng.normal(size=(2000, 2)), np.full(2000, 1 / 2000))
+    assert (with_tails(chains, alone).mean_khat > 0.9).all()
+    assert list(with_tails(chains, told).mean_khat > 0.9) == [False, True]
 
 
 def test_tails_without_a_variance_are_seen_on_the_scale_that_is_reported():

@@ -372,6 +372,7 @@ def main() -> None:
     options = parser(__doc__ or "")
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--only", nargs="+", default=[], metavar="PART", help="models whose names contain PART")
+    options.add_argument("--go-on", action="store_true", help="fit only models that an interrupted run has not reached")
     options.add_argument("--references", action="store_true", help="make the references again")
     chosen = options.parse_args()
     if os.environ.get("JAX_ENABLE_X64") != "1":
@@ -383,6 +384,8 @@ def main() -> None:
     references, rows = kept.get("references", {}), [] if chosen.smoke else kept.get("rows", [])
     for name, (program, data) in MODELS.items():
         if chosen.only and not any(part in name for part in chosen.only):
+            continue
+        if chosen.go_on and any(r["name"] == name for r in rows):
             continue
         if name not in references:
             references[name] = reference(program, data, 200 if chosen.smoke else 10_000)
@@ -400,7 +403,7 @@ def main() -> None:
     )
     print(said)
     if not (chosen.smoke or chosen.only):
-        names = list(dict.fromkeys(r["name"] for r in rows))
+        names = [n for n in MODELS if any(r["name"] == n for r in rows)]
         table = [_cells([r for r in rows if r["name"] == n], references[n]) for n in names]
         write_between("verdicts", f"{markdown(HEADER, table)}\n\n{said}", "everyday")
 

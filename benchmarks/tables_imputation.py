@@ -287,9 +287,10 @@ def _write_tables(rows: list[dict[str, Any]], asked: argparse.Namespace) -> None
         parts.append(markdown(header, [["breast cancer, 50 %", *line, *more]]))
     parts.append(markdown(*summary(rows)))
     count = len(dict.fromkeys(r["table"] for r in rows))
+    only = "".join(f' --mechanism "{name}"' for name in asked.mechanism or [])
     parts.append(
         f"{count} tables of at most {asked.rows:,} rows, {asked.seeds} seed(s); ranks are of tables and both errors, "
-        "± standard error; seconds are those of the machine as it was: `python benchmarks/tables_imputation.py`."
+        "± standard error; seconds are those of the machine as it was: `python benchmarks/tables_imputation.py{only}`."
     )
     write_between("tables", "\n\n".join(parts), "imputation")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import numpyro.distributions as dist
 from scipy import stats
 
 import qphi
+from qphi.modes import EFFORTS
 from qphi.precision import double
 from qphi.solvers.driven import Driven, WarpedOracle, fit_driven
 from qphi.solvers.exact import Gaussian
@@ -107,7 +110,10 @@ def schools(sigma, y):
         numpyro.sample("y", dist.Normal(numpyro.sample("theta", dist.Normal(mu, tau)), sigma), obs=y)
 
 
-def test_centred_schools_are_bent_and_come_back_from_a_file(tmp_path):
+def test_centred_schools_are_bent_and_come_back_from_a_file(tmp_path, monkeypatch):
+    # a budget of moves, not of seconds: these are few on a machine that has other work
+    standard = dataclasses.replace(EFFORTS["standard"], seconds_of_chains=300.0)
+    monkeypatch.setitem(EFFORTS, "standard", standard)
     sigma = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
     y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
     posterior = qphi.fit(schools, sigma, y, key=KEY)

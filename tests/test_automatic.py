@@ -229,7 +229,7 @@ def test_a_second_fit_of_the_same_shapes_traces_nothing():
     qphi.fit(model, np.zeros(4), key=KEY)
     before = len(runs)
     qphi.fit(model, np.ones(4), key=jax.random.key(1))
-    assert len(runs) == before + 1  # the new target's own look at its sites
+    assert len(runs) == before + 2  # the new target's own looks at its data and its sites
 
 
 def test_double_precision_stays_inside():

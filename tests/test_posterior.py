@@ -258,7 +258,7 @@ def test_another_posterior_of_the_same_shapes_compiles_nothing():
     first = work(np.zeros(3), 0.0)
     before = len(runs)
     assert work(np.ones(3), 0.5) != first
-    assert len(runs) == before + 1  # the new target's own look at its sites; nothing is traced again
+    assert len(runs) == before + 2  # the new target's own looks at its data and its sites; nothing is traced again
 
 
 def test_the_number_of_draws_is_bounded_for_large_results():

@@ -47,8 +47,8 @@ def preflight(
     """The findings, in the order of the checks. `starts` are dispersed places; some with a finite density.
 
     finite      log p and its gradient over the starts: NaN and infinite values are counted and never replaced
-    derivative  the gradient along a random direction, beside three starts, against a central difference; where they
-                disagree, again for each named value, to name the ones to blame
+    derivative  the gradient along a random direction, at or beside three starts, against a central difference; where
+                they disagree, again for each named value, to name the ones to blame
     support     log p does not jump to -inf at an edge between the starts
     smooth      no coordinate has a gradient of exactly zero at every start (a step function, an integer cast, a value
                 that log p does not depend on)
@@ -114,6 +114,8 @@ def _support(
 
 def _derivative(oracle: Oracle, places: Float[np.ndarray, "places dim"], random: np.random.Generator) -> Finding:
     direction = random.standard_normal(oracle.dim)
+    if _agrees(oracle, places, direction):
+        return Finding("derivative", True)
     # a start is often the origin, where a logit of zero has the slope of a branch in some implementations
     places = places + _ASIDE * random.standard_normal(places.shape)
     if _agrees(oracle, places, direction):

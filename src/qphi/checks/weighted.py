@@ -212,7 +212,8 @@ def with_own_tails(
     ends = np.cumsum(weights)
     chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)
     far = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
-    heavy = [~(tail_shape(size) < _HEAVY) for size in (far, far**2)]
+    with np.errstate(over="ignore"):
+        heavy = [~(tail_shape(size) < _HEAVY) for size in (far, far**2)]
     return dataclasses.replace(moments, mean_heavy=heavy[0], sd_heavy=heavy[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -15,6 +16,7 @@ from scipy import stats
 
 import qphi
 from posterior_zoo import DOUBTFUL, HARD, RIGHT, fitted
+from qphi.auto import EFFORTS
 from qphi.verdict import Trust
 
 KEY = jax.random.key(0)
@@ -200,15 +202,33 @@ def test_what_no_weights_correct_chains_do(monkeypatch):
     assert "Markov chains from q" in repr(posterior)
 
 
-def test_good_weights_of_a_bent_map_are_checked_by_chains():
+def test_a_bent_map_is_doubted():
     right = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
     np.testing.assert_allclose(right.sd()["x"], [1, 0.812], atol=0.1)
     assert right.made_by == "importance weights"
     assert right.verdict.trust is Trust.CORRECTED
-    assert right.verdict.numbers["moves"] > 0
-    # three waves to an sd: the map lets go of x0's tails, and its weights do not say so
-    wrong = qphi.fit(wave(4, 0.2), example={"x": np.zeros(2)}, key=KEY)
+    assert right.verdict.numbers["departure"] < 0.1
+    # The map lets go of x0's tails: its weights do not say so, nor chains in its own coordinates
+    wrong = qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=KEY)
+    assert wrong.sd(allow_unreliable=True)["x"][0] < 0.9
     assert wrong.verdict.trust is Trust.UNRELIABLE
+    assert "Markov chains that began at the draws moved away from them" in str(wrong.verdict)
+
+
+def test_gaussians_side_by_side_are_doubted():
+    # four of them on one wave, as far as its middle goes
+    wrong = qphi.fit(wave(4, 0.2), example={"x": np.zeros(2)}, key=jax.random.key(3))
+    assert wrong.verdict.numbers["modes"] > 1
+    assert wrong.verdict.numbers["khat"] < 0.7
+    assert wrong.verdict.trust is Trust.UNRELIABLE
+
+
+@pytest.mark.parametrize("effort", ["quick", "standard"])
+def test_a_doubt_that_there_is_no_time_for_stays(effort, monkeypatch):
+    monkeypatch.setitem(EFFORTS, effort, dataclasses.replace(EFFORTS[effort], seconds_of_doubt=0.0))
+    posterior = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY, effort=effort)
+    assert posterior.verdict.trust is Trust.UNRELIABLE
+    assert "time budget ended before Markov chains had checked the draws" in str(posterior.verdict)
 
 
 def test_the_same_key_gives_the_same_bits():

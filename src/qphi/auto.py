@@ -9,6 +9,7 @@ CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
+DOUBT   a map, or several Gaussians: do chains in plain coordinates leave the draws where they are?
 JUDGE   one word, and one for each mean and sd
 """
 
@@ -23,7 +24,8 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from qphi.assess import TELLING_ESS, assess_fits, bend
-from qphi.checks.judge import Judgement, by_chains
+from qphi.checks.departure import departure
+from qphi.checks.judge import Judgement, by_chains, doubted
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import settle
 from qphi.checks.weighted import (
@@ -67,7 +69,7 @@ from qphi.verdict import Trust, Verdict
 __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 
 _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
-_LESS = 5  # of the chains' budget, where they check weights that look good
+_DOUBTING = 256  # chains that check draws which look good
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,12 +181,11 @@ def _conclude(search: Search) -> Inference:
         "residual": assessed.residual,
         "draw_error": search.draw_error,
     }
-    bent = oracle is not search.oracle  # a map's weights do not see what lies beyond its tails; chains get there
-    wanted = effort.chains > 0 and (effort.always_chains or bent or not judgement.trust.usable)
-    checking = bent and judgement.trust.usable and not effort.always_chains
+    bent = oracle is not search.oracle
+    wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
     wanted &= case.shares_known or case.modes == 1  # else no number of moves would make the draws usable
-    wanted &= not any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
-    if weighed.usable and wanted and not search.late:
+    improper = any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
+    if weighed.usable and wanted and not improper and not search.late:
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed
             even = search.oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains
@@ -195,8 +196,8 @@ def _conclude(search: Search) -> Inference:
                 weighed.is_gaussian.astype(float) if even else weighed.weights,
                 search.random,
                 chains=effort.chains,
-                most_moves=effort.most_moves // (_LESS if checking else 1),
-                deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains / (_LESS if checking else 1)),
+                most_moves=effort.most_moves,
+                deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains),
             )
         if settling is not None:
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
@@ -208,8 +209,15 @@ def _conclude(search: Search) -> Inference:
             if not good:
                 judgement, moments = by_moves, moved
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
-            elif not by_moves.trust.usable and (bent or settling.settled):
+            elif settling.settled and not by_moves.trust.usable:
                 judgement = by_moves  # chains that have settled disagree with weights that look good
+    warp = oracle.warp if isinstance(oracle, WarpedOracle) else None
+    z = z if warp is None else warp.transport(z)
+    crooked = bent or (case.modes > 1 and judgement.trust is Trust.CORRECTED and made_by != "Markov chains")
+    if crooked and judgement.trust.usable and search.oracle.dim <= MOST_DENSE:
+        with search.stage("doubt"):
+            numbers["departure"] = _departed(search, z, weights, values, moments)
+        judgement = doubted(case, judgement, numbers["departure"])
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
@@ -231,11 +239,10 @@ def _conclude(search: Search) -> Inference:
         "gradients": search.oracle.gradients_asked,
         "hessians": search.oracle.hessians_asked,
     }
-    warp = oracle.warp if isinstance(oracle, WarpedOracle) else None
     return Inference(
         assessed.parts,
         weighed.shares,
-        z if warp is None else warp.transport(z),
+        z,
         weights,
         values,
         moments,
@@ -248,6 +255,45 @@ def _conclude(search: Search) -> Inference:
         importance,
         warp,
     )
+
+
+def _departed(
+    search: Search,
+    z: Float[np.ndarray, "draws dim"],
+    weights: Float[np.ndarray, " draws"],
+    values: dict[str, np.ndarray],
+    moments: Moments,
+) -> float:
+    """`departure` of chains in the coordinates of the draws' own covariance; NaN where there was no time for them.
+
+    A map, or several Gaussians, may end where a crooked place goes on. Their weights, and chains in their coordinates,
+    see nothing of what is beyond; chains in plain ones go there.
+    """
+    mixed = search.random.permutation(len(z))  # draws of chains are in the order of the chains
+    settling = settle(
+        search.oracle,
+        (_moment_matched(z, weights),),
+        z[mixed],
+        weights[mixed],
+        search.random,
+        chains=_DOUBTING,
+        most_moves=search.effort.doubting_moves,
+        fewest=_DOUBTING,  # a change is seen in many chains
+        deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_doubt),
+    )
+    if settling is None:
+        return math.nan
+    return departure(settling, search.oracle.constrained(settling.start), values, weights, moments)
+
+
+def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian:
+    """The Gaussian of the draws' mean and covariance; correlations shrunk as few effective draws ask for."""
+    mean = weights @ z
+    centred = (z - mean) * np.sqrt(weights)[:, None]
+    covariance = centred.T @ centred
+    shrinkage = len(mean) / (len(mean) + 1 / np.sum(weights**2))
+    covariance += shrinkage * (np.diag(np.diag(covariance)) - covariance)
+    return Gaussian(mean, np.linalg.cholesky(covariance))
 
 
 def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judgement:

@@ -13,13 +13,14 @@ from qphi.checks.weighted import Moments, WeightCheck, believable, existing
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
-__all__ = ["Circumstances", "Judgement", "by_chains", "by_weights"]
+__all__ = ["Circumstances", "Judgement", "by_chains", "by_weights", "doubted"]
 
 _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
 _KHAT = 0.7
 _DISAGREEMENT = 0.3  # posterior sds between chains and weights that both look good
 _OTHER_SPREAD, _SURE = 0.1, 4.0  # of log sds, and in standard errors
+_DEPARTURE = 0.1  # sds
 _HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
@@ -124,6 +125,16 @@ def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: 
                 Trust.UNRELIABLE, ("chains moved away from weights that looked good", *reasons), _CHECK_MODEL
             )
     return Judgement(Trust.CORRECTED, tuple(reasons))
+
+
+def doubted(case: Circumstances, judgement: Judgement, departure: float) -> Judgement:
+    """The judgement of draws which chains in plain coordinates have left by `departure`; NaN: there was no time."""
+    if departure <= _DEPARTURE:
+        return judgement
+    left = f"Markov chains that began at the draws moved away from them (by {departure:.2f} sd)"
+    if math.isnan(departure):
+        left = "the time budget ended before Markov chains had checked the draws"
+    return Judgement(Trust.UNRELIABLE, (left, *judgement.reasons), case.advice)
 
 
 def _modes(case: Circumstances) -> list[str]:

@@ -16,7 +16,7 @@ from qphi.targets.oracle import Oracle
 __all__ = ["Finding", "preflight", "remote", "saturated"]
 
 _PLACES = 3  # at which derivatives are checked
-_ASIDE = 1e-3  # how far from a start its derivative is checked
+_ASIDE = 1e-3  # how far from a start its derivative is checked again
 _STEP = 1e-5  # of central differences, times 1 + |z|: errors of 1e-10 in smooth functions
 _AGREEMENT = 1e-3  # relative difference of a derivative from its central difference
 _REMOTE = (1e9, 1e12)  # far out even for a posterior with an sd of a million

@@ -35,6 +35,7 @@ class Settling:
     these draws to the second, beyond its noise. Both within the chains of each mode.
     """
 
+    start: Float[np.ndarray, "chains dim"]
     z: Float[np.ndarray, "draws dim"]
     values: dict[str, np.ndarray]
     moments: Moments  # of the flattened values
@@ -60,11 +61,12 @@ def settle(
     chains: int,
     most_moves: int,
     deadline: float,
+    fewest: int = _FEWEST_CHAINS,
 ) -> Settling | None:
     """Chains from `chains` of the weighted draws; their length doubles until they have settled.
 
     Many short chains from good draws are the best answer, fewer longer ones the better proof: where they have not
-    settled, every other one is left, and the next doubling costs no more than the last.
+    settled, every other one is left, down to `fewest`, and the next doubling costs no more than the last.
     None when `time.monotonic()` passes `deadline` before there is anything to look at.
     """
     start = z[systematic(random, weights, chains)]
@@ -98,7 +100,7 @@ def settle(
         moments = weighted_moments(flattened(values), np.full(len(rows), 1 / len(rows)), late.shape[1])
         for others in before:
             moments = with_tails(moments, others)
-        found = Settling(rows, values, moments, len(part_of), ensemble.moves, ensemble.accepted, rhat, drift)
+        found = Settling(start, rows, values, moments, len(part_of), ensemble.moves, ensemble.accepted, rhat, drift)
         most = most_moves * chains // len(ensemble.u)
         spent = len(states) < wanted or ensemble.moves + thin * len(states) > most
         if spent:
@@ -106,16 +108,16 @@ def settle(
         if found.settled:
             if not noisy(moments):
                 return found
-        elif _can_halve(part_of):
-            part_of, states = part_of[::2], [state[::2] for state in states]
+        elif _can_halve(part_of, fewest):
+            start, part_of, states = start[::2], part_of[::2], [state[::2] for state in states]
             ensemble.halve()
             before.append(moments)  # fewer chains have seen less of the tails
         wanted = 2 * len(states)
 
 
-def _can_halve(part_of: Int[np.ndarray, " chains"]) -> bool:
+def _can_halve(part_of: Int[np.ndarray, " chains"], fewest: int) -> bool:
     left = np.bincount(part_of[::2])
-    return len(part_of[::2]) >= _FEWEST_CHAINS and bool(np.all((left == 0) | (left >= _FEWEST_OF_A_MODE)))
+    return len(part_of[::2]) >= fewest and bool(np.all((left == 0) | (left >= _FEWEST_OF_A_MODE)))
 
 
 def _measured(

@@ -28,7 +28,7 @@ def conjugate(y, scale=1.0):
 def exact(shift=0.0, width=1.0):
     """A fit that knows the posterior of `conjugate`: N(sum y / (n + 1), 1 / (n + 1)); or one that is off."""
 
-    def fit(program, data, y, key):
+    def fit(program, data, key):
         y = data["y"]
         sd = (len(y) + 1) ** -0.5
         return {"x": np.sum(y) * sd**2 + sd * (shift + width * np.asarray(jax.random.normal(key, (DRAWS,))))}
@@ -78,7 +78,7 @@ def test_a_wrong_fit_is_called_what_it_is(shift, width, said):
 
 
 def test_a_fit_that_takes_the_prior_for_the_posterior_is_found_by_the_likelihood():
-    def prior(program, data, y, key):
+    def prior(program, data, key):
         return {"x": np.asarray(jax.random.normal(key, (DRAWS,)))}
 
     calibration = qphi.calibrate(conjugate, Y, key=KEY, simulations=100, fit=prior)
@@ -161,11 +161,32 @@ def test_what_cannot_be_calibrated_is_refused(name):
 
 
 def test_fits_that_raise_are_counted():
-    def moody(program, data, y, key):
+    def moody(program, data, key):
         if data["y"][0] > 0:
             raise qphi.InputError("not today.")
-        return exact()(program, data, y, key)
+        return exact()(program, data, key)
 
     calibration = qphi.calibrate(conjugate, Y, key=KEY, simulations=60, fit=moody)
     assert calibration.errors["not today."] == calibration.verdicts["error"] > 10
     assert "times: not today." in repr(calibration)
+
+
+def test_a_program_that_reads_its_data_is_calibrated():
+    def grouped(group, y=None):
+        with numpyro.plate("groups", len(np.unique(group))):
+            effect = numpyro.sample("effect", dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(effect[group], 1), obs=y)
+
+    compiled = []
+
+    def watched(program, data, key):
+        with counting_compiles() as count:
+            posterior = qphi.fit(program, data, key=key, effort="quick")
+        compiled.append(count.compiled)
+        return posterior
+
+    group = np.repeat(np.arange(3), 4)
+    calibration = qphi.calibrate(grouped, group, np.zeros(12), key=KEY, simulations=20, fit=watched)
+    assert calibration.verdicts == {"trusted": 20}
+    assert calibration.positions["effect"].shape == (20, 3)
+    assert sum(compiled[1:]) == 0

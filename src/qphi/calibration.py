@@ -190,9 +190,10 @@ def calibrate(
     sets have one shape, and the program is compiled once. What was observed still counts where the program uses it
     otherwise than in `obs=`, as a covariate would.
 
-    fit: what is calibrated, in place of `qphi.fit(..., effort=effort)`: called as `fit(program, *arguments, key=key)`,
-    it returns a posterior with `sample(key, n)`, or the draws of each latent, (draws, *shape). For a family of your
-    own, `functools.partial(qphi.fit, family="mean-field")`.
+    fit: what is calibrated, in place of `qphi.fit(..., effort=effort)`: called as `fit(program, data, key=key)`, where
+    `program` has its arguments in it and `data` are the observed sites by name, it returns a posterior with
+    `sample(key, n)`, or the draws of each latent, (draws, *shape). For a family of your own,
+    `functools.partial(qphi.fit, family="mean-field")`.
 
     Says nothing about whether the model suits the data that were observed, or about fits of data that the prior hardly
     ever makes. Raises InputError for a program that cannot be simulated: without observed sites, with improper priors,
@@ -205,7 +206,7 @@ def calibrate(
         raise TypeError("effort has no effect on a fit of your own. Leave it out.")
     chosen = functools.partial(qphi_fit, effort=effort) if fit is None else fit
     simulator_key, fits_key = jax.random.split(key)
-    program = _Observed(model)
+    program = _Observed(model, args, kwargs)
     truths, data = _simulate(model, args, kwargs, simulator_key, simulations)
     likelihood = jax.jit(jax.vmap(functools.partial(_log_likelihood, program), (0, None)))
     found: dict[str, list[np.ndarray]] = collections.defaultdict(list)
@@ -215,7 +216,7 @@ def calibrate(
         fit_key, draw_key = jax.random.split(jax.random.fold_in(fits_key, i))
         observed = {name: np.asarray(value[i]) for name, value in data.items()}
         try:
-            posterior = chosen(program, observed, *args, key=fit_key, **kwargs)
+            posterior = chosen(program, observed, key=fit_key)
         except InputError as error:
             errors[str(error)] += 1
             continue
@@ -225,7 +226,7 @@ def calibrate(
         truth = {name: np.asarray(value[i]) for name, value in truths.items()}
         with double():
             both = {name: jnp.concatenate([truth[name][None], draws[name]]) for name in truths}
-            values = np.asarray(likelihood(both, (observed, args, kwargs)))
+            values = np.asarray(likelihood(both, observed))
         truth[LIKELIHOOD], draws[LIKELIHOOD] = np.asarray(values[0]), values[1:]
         random = generator(draw_key)
         for name, value in truth.items():
@@ -236,13 +237,16 @@ def calibrate(
 
 
 class _Observed:
-    """The program with its first argument in the place of what it observes. One object: it is compiled once."""
+    """The program and its arguments, with other data in the place of what it observes. One object: it is compiled once.
 
-    def __init__(self, model: Callable[..., Any]):
-        self.model = model
+    The arguments are the same for every simulation: not traced, so that the program can read them.
+    """
 
-    def __call__(self, data: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        return handlers.condition(unobserved(self.model), dict(data))(*args, **kwargs)
+    def __init__(self, model: Callable[..., Any], args: tuple, kwargs: Mapping[str, Any]):
+        self.model, self.args, self.kwargs = model, args, kwargs
+
+    def __call__(self, data: Mapping[str, Any]) -> Any:
+        return handlers.condition(unobserved(self.model), dict(data))(*self.args, **self.kwargs)
 
 
 def _simulate(
@@ -283,10 +287,9 @@ def _check_simulable(sites: Mapping[str, dict[str, Any]], observed: list[str]) -
         raise InputError("The program observes nothing. Give it data, as qphi.fit needs them: their shapes count.")
 
 
-def _log_likelihood(program: _Observed, values: Mapping[str, Any], arguments: tuple) -> Any:
-    data, args, kwargs = arguments
+def _log_likelihood(program: _Observed, values: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
     model = handlers.seed(handlers.substitute(program, dict(values)), jax.random.key(0))
-    trace = handlers.trace(model).get_trace(data, *args, **kwargs)
+    trace = handlers.trace(model).get_trace(data)
     return sum(jnp.sum(trace[name]["fn"].log_prob(trace[name]["value"])) for name in data)
 
 

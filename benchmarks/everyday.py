@@ -2,7 +2,7 @@
 
 Twenty-one NumPyro programs of the kinds that statisticians write (varying effects, counts, survival, item response,
 state space, Gaussian process, mixtures, correlations, simplexes, ordinal, circular, shrinkage), each with data drawn
-for it with a fixed seed, centred as people write them first. The reference is NumPyro's NUTS, 4 chains of 2,000 +
+for it with a fixed seed, as people write them first. The reference is NumPyro's NUTS, 4 chains of 2,000 +
 10,000, float64, acceptance 0.95; its own R-hat is shown. An answer is right where every mean is within 0.3 reference
 sds and every sd within a factor of 1.5. A silent failure is a wrong answer called `trusted` or `corrected`, a false
 alarm a right one called `unreliable` or `failed`.
@@ -16,7 +16,6 @@ table of docs/verdicts.md.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
@@ -30,10 +29,10 @@ import numpyro
 import numpyro.distributions as dist
 
 from _results import markdown, parser, print_table, read, results_file, save, write_between
+from _verdicts import is_right, summary
 
 NAME = "everyday"
 HEADER = ("model", "numbers", "right", "verdicts", "mean error", "sd error", "seconds", "NUTS seconds", "its R-hat")
-MEAN, FACTOR = 0.3, 1.5
 MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {}
 
 
@@ -363,7 +362,7 @@ def fitted(program: Callable[..., None], data: tuple[Any, ...], known: dict[str,
         "mean_error": mean_error,
         "sd_error": sd_error,
         "worst": where,
-        "right": mean_error <= MEAN and sd_error <= math.log(FACTOR),
+        "right": is_right(mean_error, sd_error),
         "seconds": seconds,
     }
 
@@ -394,23 +393,12 @@ def main() -> None:
         rows += found
         print_table(HEADER, [_cells(found, references[name])])
         save(path, {"references": references, "rows": rows}, quiet=True)
-    answers = [r for r in rows if r["right"]]
-    silent = [r for r in rows if r["usable"] and not r["right"]]
-    alarms = [r for r in answers if not r["usable"]]
-    said = (
-        f"Right: {len(answers)} of {len(rows)} fits. Silent failures: {len(silent)}{_named(silent)}. "
-        f"False alarms: {len(alarms)} of {len(answers)} right answers{_named(alarms)}."
-    )
+    said = summary(rows)
     print(said)
     if not (chosen.smoke or chosen.only):
         names = [n for n in MODELS if any(r["name"] == n for r in rows)]
         table = [_cells([r for r in rows if r["name"] == n], references[n]) for n in names]
         write_between("verdicts", f"{markdown(HEADER, table)}\n\n{said}", "everyday")
-
-
-def _named(rows: list[dict[str, Any]]) -> str:
-    counts = Counter(r["name"] for r in rows)
-    return f" ({', '.join(f'{n} {c}' for n, c in counts.items())})" if counts else ""
 
 
 def _cells(rows: list[dict[str, Any]], known: dict[str, Any]) -> list[str]:

@@ -21,11 +21,11 @@ from collections import Counter
 from typing import Any
 
 from _results import ROOT, markdown, parser, print_table, results_file, save, write_between
+from _verdicts import is_right, summary
 
 sys.path.insert(0, str(ROOT / "tests"))
 NAME = "zoo"
 HEADER = ("density", "dimensions", "right", "verdicts", "mean error", "sd error", "seconds")
-MEAN, FACTOR = 0.3, 1.5
 
 
 def main() -> None:
@@ -45,13 +45,7 @@ def main() -> None:
         rows += found
         print_table(HEADER, [_cells(found)])
         save(results_file(NAME, chosen.smoke), {"rows": rows})
-    answers = [row for row in rows if row["right"]]
-    silent = [row for row in rows if row["usable"] and not row["right"]]
-    alarms = [row for row in answers if not row["usable"]]
-    said = (
-        f"Silent failures: {len(silent)} of {len(rows)} fits{_named(silent)}. "
-        f"False alarms: {len(alarms)} of {len(answers)} right answers{_named(alarms)}."
-    )
+    said = summary(rows)
     print(said)
     if not (chosen.smoke or chosen.only):
         _write(rows, said)
@@ -79,14 +73,9 @@ def _fit(name: str, known: Any, seed: int, answerable: bool) -> dict[str, Any]:
         "answerable": answerable,
         "mean_error": mean_error,
         "sd_error": sd_error,
-        "right": bool(answerable and mean_error < MEAN and sd_error < np.log(FACTOR)),
+        "right": answerable and is_right(mean_error, sd_error),
         "seconds": seconds,
     }
-
-
-def _named(rows: list[dict[str, Any]]) -> str:
-    counts = Counter(row["name"] for row in rows)
-    return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})" if counts else ""
 
 
 def _cells(rows: list[dict[str, Any]]) -> list[str]:

@@ -86,6 +86,8 @@ def test_intervals_contain_the_middle_and_observed_cells_are_their_own(fitted):
     np.testing.assert_array_equal(low[~gap], x["a"][~gap])
     with pytest.raises(InputError, match=r"coverage=1.5: a number between 0 and 1"):
         fitted.impute_intervals(x, coverage=1.5)
+    with pytest.raises(InputError, match="draws=0: a whole number of at least 1"):
+        fitted.impute_intervals(x, draws=0)
 
 
 def test_samples_look_like_the_table_and_rare_levels_survive(fitted):

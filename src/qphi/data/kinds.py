@@ -66,10 +66,10 @@ def has_outliers(x: np.ndarray) -> bool:
     """
     if x.ndim != 2 or len(x) < 3:
         return False
-    x = x[:, (x == np.median(x, axis=0)).mean(axis=0) < 0.5].astype(np.float64)
-    square = (x - x.mean(axis=0)) ** 2 if x.size else np.zeros((1, 1))
-    total = square.sum(axis=0)
-    return bool((square.max(axis=0) > np.minimum(FAR**2 * total / len(x), SHARE * total)).any())
+    mean, variance = x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
+    farthest = np.maximum(x.max(axis=0) - mean, mean - x.min(axis=0)) ** 2
+    far = x[:, farthest > np.minimum(FAR**2, SHARE * len(x)) * variance]
+    return bool(((far == np.median(far, axis=0)).mean(axis=0) < 0.5).any())
 
 
 def choose(x: np.ndarray, levels: tuple[float, float]) -> str:

@@ -151,7 +151,7 @@ class TableUses:
         if not 0 < coverage < 1:
             raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
         table, encoded = self._seen(X)
-        rows = _with_gaps(encoded)
+        rows, draws = _with_gaps(encoded), positive(draws, "draws")
         parts = [filling.ends(self.codec_, u, coverage) for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)]
         return filling.intervals(
             table, rows, {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}

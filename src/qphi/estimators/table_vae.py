@@ -34,7 +34,6 @@ from qphi.tables.training import fit_prior, plan_table
 __all__ = ["TableVAE"]
 
 MISSING = ("at random", "not at random")
-PARTICLES = 64  # importance weights for a row's scores
 
 
 class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.build import Architecture
 from qphi.autoencoders.latent import decode_means, posterior_moments, sample_data
-from qphi.autoencoders.likelihoods import Categorical, Gaussian
+from qphi.autoencoders.likelihoods import Gaussian
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.nearest import nearest_latents
 from qphi.autoencoders.training import hold_out
@@ -90,7 +90,7 @@ class Uses:
             model = self._fitted()
             if model.prior.support_size is not None:
                 raise InputError("nearest=True needs continuous latents, and this prior's are levels. Leave it out.")
-            if isinstance(model.likelihood, Categorical):
+            if not model.likelihood.has_average:
                 raise InputError("nearest=True needs data with a mean, and categories have none. Leave it out.")
             x = self.scaling_.prepare(X)
             packed = self.given_.pack(len(z), covariates, size_factors)

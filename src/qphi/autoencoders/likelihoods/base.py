@@ -31,6 +31,11 @@ class AbstractLikelihood(eqx.Module):
         """Decoder outputs for each element of x."""
         return 1
 
+    @property
+    def has_average(self) -> bool:
+        """Whether `mean` is an average, which moves with the outputs; codes have none."""
+        return True
+
     @abc.abstractmethod
     def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
         """log p(x | outputs), nats, summed, never averaged, over the elements of x."""

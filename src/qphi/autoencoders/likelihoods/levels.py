@@ -110,6 +110,10 @@ class Categorical(AbstractLikelihood):
         return "categorical"
 
     @property
+    def has_average(self) -> bool:
+        return False
+
+    @property
     def per_element(self) -> int:
         return self.levels
 

@@ -26,6 +26,7 @@ from qphi.estimators.handover import Handover
 from qphi.estimators.judging import Judging
 from qphi.tables.anomalies import Typical, _quantiles
 from qphi.tables.filling import middles
+from qphi.tables.widths import Widths
 
 ROWS = 300
 QUICK = {"hidden": (8,), "max_epochs": 4, "random_state": 0}
@@ -86,6 +87,13 @@ def test_intervals_contain_the_middle_and_observed_cells_are_their_own(fitted):
     np.testing.assert_array_equal(low[~gap], x["a"][~gap])
     with pytest.raises(InputError, match=r"coverage=1.5: a number between 0 and 1"):
         fitted.impute_intervals(x, coverage=1.5)
+    model = copy.copy(fitted)
+    model._widths, model._unseen = Widths((2.0,) * 7), None
+    wider = model.impute_intervals(x, coverage=0.8)["a"]
+    assert np.mean(wider[0][gap] < low[gap]) > 0.9
+    assert np.mean(wider[1][gap] > high[gap]) > 0.9
+    whole = fitted.impute_intervals(x)["n"]
+    assert (whole[0] == np.round(whole[0])).all()  # a count
     with pytest.raises(InputError, match="draws=0: a whole number of at least 1"):
         fitted.impute_intervals(x, draws=0)
 
@@ -202,6 +210,7 @@ def test_saved_and_loaded_it_gives_the_same_bits(fitted, tmp_path):
     assert isinstance(again, TableVAE)
     np.testing.assert_array_equal(again.score_samples(table()), fitted.score_samples(table()))
     assert str(again.schema_) == str(fitted.schema_)
+    assert again.widths_ == fitted.widths_
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).transform(table()), fitted.transform(table()))
 
 

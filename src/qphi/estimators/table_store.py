@@ -15,6 +15,7 @@ from qphi.serialise import load_arrays, read_json, save_arrays, write_json
 from qphi.status import Status
 from qphi.tables.anomalies import Typical
 from qphi.tables.build import TableArchitecture, skeleton
+from qphi.tables.widths import Widths
 
 if TYPE_CHECKING:
     from qphi.estimators.table_vae import TableVAE
@@ -39,6 +40,7 @@ def write_table_model(folder: Path, model: TableVAE) -> None:
             "architecture": model.architecture_.to_json(),
             "codec": model.codec_.to_json(),
             "typical": model.typical_.to_json(),
+            "widths": model.widths_.to_json(),
             "names": [str(name) for name in getattr(model, "feature_names_in_", [])],
             "seed": model.seed_,
             "status": model.status_.name,
@@ -62,6 +64,7 @@ def read_table_model(folder: Path, cls: type[TableVAE]) -> TableVAE:
         model.architecture_ = TableArchitecture.from_json(values["architecture"])
         model.codec_ = TableCodec.from_json(values["codec"])
         model._typical, model._reference = Typical.from_json(values["typical"]), None
+        model._widths, model._unseen = Widths.from_json(values["widths"]) if "widths" in values else Widths(), None
         model.schema_ = model.codec_.schema
         model.seed_, model.status_ = values["seed"], Status[values["status"]]
         model.status_text_, model.seconds_ = values["status_text"], values["seconds"]

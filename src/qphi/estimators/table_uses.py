@@ -20,11 +20,13 @@ from qphi.tables import anomalies, filling
 from qphi.tables.build import TableArchitecture
 from qphi.tables.synthetic import Fidelity, fidelity, usefulness
 from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_given, sample_rows, score_cells
+from qphi.tables.widths import Widths, fit_widths, hidden
 
 __all__ = ["TableUses"]
 
 PARTICLES = 64  # importance weights for a row's scores
 IMPUTING, PROPOSED = 256, 4  # draws of a gap; latents proposed for each of them, of which the weights choose
+HIDDEN = 3000  # numeric cells, at most, that widths of intervals are learned from
 NUMBERS = 2**25  # drawn at a time
 
 
@@ -38,6 +40,8 @@ class TableUses:
     n_features_in_: int
     _typical: anomalies.Typical
     _reference: Encoded | None  # the fit's rows, until they are counted
+    _widths: Widths
+    _unseen: Float[np.ndarray, "rows columns 3"] | None  # held-out rows, until widths are counted
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows latent"]:
         """Posterior means E_q[z | observed cells]: deterministic, one row at a time."""
@@ -146,13 +150,19 @@ class TableUses:
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each numeric column the ends of a central interval that holds a missing cell with probability `coverage`.
 
-        Arrays of one value a row; observed cells have their own value twice.
+        Arrays of one value a row; observed cells have their own value twice. Ends are values that the column can have.
+        Intervals are as wide as held-out rows of the fit, cells hidden, say that they have to be (`widths_`): the
+        probability is over all numeric cells, where a third is missing at random.
         """
         if not 0 < coverage < 1:
             raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
         table, encoded = self._seen(X)
         rows, draws = _with_gaps(encoded), positive(draws, "draws")
-        parts = [filling.ends(self.codec_, u, coverage) for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)]
+        factor = self.widths_.at(coverage)
+        parts = [
+            filling.ends(self.codec_, u, coverage, factor)
+            for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)
+        ]
         return filling.intervals(
             table, rows, {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
         )
@@ -222,6 +232,20 @@ class TableUses:
             joint, _ = anomalies.unlikeliness(scores, self._reference, self.codec_.typical_slope)
             self._typical, self._reference = self._typical.with_joint(joint), None
         return self._typical
+
+    @property
+    def widths_(self) -> Widths:
+        """How much wider intervals are than the model's own; counted when first asked for."""
+        self._fitted()
+        if self._unseen is not None:
+            numeric = len(self.codec_.numeric)
+            x = self._unseen[: max(HIDDEN // max(numeric, 1), 1)]
+            cells = []
+            for gone, rest in hidden(x, self.seed_):
+                u = np.concatenate([*self._drawn(rest, IMPUTING, PROPOSED * IMPUTING)])
+                cells += [(x[gone[:, j], j], u[gone[:, j], :, j]) for j in range(numeric)]
+            self._widths, self._unseen = fit_widths(cells, len(x)), None
+        return self._widths
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""

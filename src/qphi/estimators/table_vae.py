@@ -30,6 +30,7 @@ from qphi.tables import anomalies
 from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.rows import Shape
 from qphi.tables.training import fit_prior, plan_table
+from qphi.tables.widths import Widths
 
 __all__ = ["TableVAE"]
 
@@ -62,7 +63,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     schema_ : what was found of the columns; print it. codec_ : from tables to what the model sees, and back.
     status_, status_text_, n_iter_, seconds_, seed_, model_ : as of `VAE`. history_ : dict of lists, one entry a check;
         nats per row on the scale of normal scores. typical_ : how odd the fit's rows are, for `anomaly_score`.
-        architecture_ : sizes, `components` of the prior among them.
+        widths_ : how wide intervals of gaps have to be. architecture_ : sizes, `components` of the prior among them.
 
     Examples
     --------
@@ -242,6 +243,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.seconds_, self.n_iter_ = result.seconds, int(result.run.step)
         self.history_ = {name: [float(v) for v in values] for name, values in result.history.items()}
         self._n_features_out = architecture.latent_dim
+        self._widths, self._unseen = Widths(), split[1] if len(split[1]) < len(split[0]) else None
 
     def _check_parameters(self) -> None:
         for name in ("latent_dim", "particles"):
@@ -257,7 +259,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def __getstate__(self) -> Any:
         if hasattr(self, "model_"):
-            _ = self.typical_  # so that no row of the data is kept
+            _ = self.typical_, self.widths_  # so that no row of the data is kept
         return super().__getstate__()
 
     def save(self, path: str | Path) -> None:

@@ -13,6 +13,7 @@ from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
 from qphi.data.schema import NUMERIC, seen_cells
 from qphi.errors import InputError
+from qphi.tables.widths import interval
 
 __all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "middles"]
 
@@ -56,12 +57,13 @@ def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
 
 
 def ends(
-    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float
+    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float, factor: float
 ) -> dict[str, Float[np.ndarray, "2 rows"]]:
-    """Central intervals of the draws of numeric columns."""
-    around = [(1 - coverage) / 2, (1 + coverage) / 2]
+    """Central intervals of the draws of numeric columns, widened by `factor`; ends are values that a cell can have."""
     return {
-        column.name: np.quantile(codec.values(column.name, u[:, :, j]), around, axis=1)
+        column.name: np.stack(
+            [codec.cells(column.name, codec.values(column.name, end)) for end in interval(u[:, :, j], coverage, factor)]
+        )
         for j, column in enumerate(codec.schema.modelled)
         if column.kind in NUMERIC and column.kind not in ("ordinal", "date")
     }

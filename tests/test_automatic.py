@@ -56,6 +56,13 @@ def test_what_is_hard_is_near_or_not_usable(name):
         assert np.max(np.abs(np.log(posterior.sd()["x"] / known.sd))) < np.log(1.5)
 
 
+@pytest.fixture
+def short_chains(monkeypatch):
+    """Where the answer is that there is none, more seconds of chains only take longer to say so."""
+    monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], seconds_of_chains=5.0))
+
+
+@pytest.mark.usefixtures("short_chains")
 @pytest.mark.parametrize("name", _named(DOUBTFUL))
 def test_what_cannot_be_trusted_is_not(name):
     posterior = fitted(DOUBTFUL[name])
@@ -67,6 +74,7 @@ def test_what_cannot_be_trusted_is_not(name):
     assert np.isfinite(posterior.sample(KEY, 10)["x"]).all()
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_an_edge_comes_with_the_advice_to_declare_it():
     posterior = fitted(DOUBTFUL["zero below zero"])
     assert any("log p jumps to -inf" in reason for reason in posterior.verdict.reasons)
@@ -85,6 +93,7 @@ def test_tails_that_floats_cut_off_are_not_trusted():
     assert fine.mean()["p"] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.usefixtures("short_chains")
 def test_two_data_with_flat_priors_have_no_moments():
     def model(y):
         mean = numpyro.sample("mean", dist.ImproperUniform(constraints.real, (), ()))

@@ -100,7 +100,7 @@ def _run(name: str, latent_dim: int, train: np.ndarray, test: np.ndarray, option
     likelihood = Bernoulli() if name == "mnist" else learned_gaussian(train)
     model_key, run_key = jax.random.split(jax.random.key(options.seed, impl="threefry2x32"))
     model = tanh_vae(train.shape[1], setting.hidden, latent_dim, likelihood, model_key)
-    training = plan(model, train, test, run_key, batch_size=BATCH, patience=NEVER)
+    training = plan(model, train, test, run_key, batch_size=BATCH, learning_rate=1e-3, patience=NEVER)
     training = dataclasses.replace(training, check_every=50 if options.smoke else setting.check_every)
     print(f"{setting.title}, latent {latent_dim}: {budget:g} samples ...", flush=True)
     result = training.drive(training.start(), max_epochs=budget / BATCH / training.steps_per_epoch)

@@ -3,7 +3,10 @@
 Quality is the mean of column shapes and pair trends as SDMetrics defines them. Use: ROC-AUC, on real test rows, of
 boosted trees trained on synthetic rows, beside the same trained on real rows. Peers: a Gaussian copula of this script's
 own, and CTGAN and TVAE of the package `ctgan` where it is installed (qphi's extra `peers`); all are judged by one
-code, as many synthetic rows as training rows. QPHI_DATA names a folder with tables/.
+code, as many synthetic rows as training rows. QPHI_DATA names a folder with tables/. CTGAN takes hours on Adult.
+
+    python benchmarks/tables_synthetic.py
+    python benchmarks/tables_synthetic.py --tables german --methods CTGAN   # the others' saved figures are kept
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from scipy.stats import norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
 
 import qphi
-from _results import markdown, need_data, parser, print_table, results_file, save, write_between
+from _results import markdown, need_data, parser, print_table, read, results_file, save, write_between
 from qphi.data.codec import fit_codec
 from qphi.data.frames import Table
 from qphi.data.table_files import read_table_file
 from qphi.tables.synthetic import fidelity, usefulness
 
+TABLES, ORDER = ("adult", "german"), ("qphi", "Gaussian copula", "TVAE", "CTGAN")
 GAP = "(gap)"  # a level of its own to methods that know no gaps
 Method = Callable[[Table, int, int, bool], Table]  # training rows, how many, seed, smoke -> synthetic rows
 
@@ -108,6 +112,7 @@ def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--seeds", type=int, default=1)
     made.add_argument("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(methods())}; all unless given")
+    made.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     asked = made.parse_args()
     need_data()
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -115,12 +120,14 @@ def main() -> None:
     if not wanted:
         made.error(f"--methods {asked.methods}: the methods here are {', '.join(methods())}")
     folder = Path(os.environ["QPHI_DATA"]) / "tables"
-    rows = []
-    for table in ("german",) if asked.smoke else ("adult", "german"):
+    path = results_file("tables_synthetic", asked.smoke)
+    rows = read(path)["rows"] if path.is_file() and not asked.smoke else []
+    for table in ("german",) if asked.smoke else asked.tables:
         train, test, target = split(table, folder)
         codec = fit_codec(train)
         for seed in range(asked.seeds):
             for name, method in wanted.items():
+                rows = [r for r in rows if (r["table"], r["method"], r["seed"]) != (table, name, seed)]
                 began = time.perf_counter()
                 synthetic = method(train, train.rows, seed, asked.smoke)
                 seconds = time.perf_counter() - began
@@ -142,13 +149,13 @@ def main() -> None:
                         "seconds": seconds,
                     }
                 )
-                save(results_file("tables_synthetic", asked.smoke), {"rows": rows})
-    report(rows, page=not asked.smoke and not asked.methods)
+                save(path, {"rows": rows}, quiet=True)
+    report(rows, page=not asked.smoke)
 
 
 def report(rows: list[dict], page: bool) -> None:
     head = ("table", "method", "quality", "AUC synthetic", "AUC real", "detection", "nearest", "membership", "seconds")
-    lines = []
+    rows, lines = sorted(rows, key=lambda r: (r["table"], ORDER.index(r["method"]))), []
     for table, name in dict.fromkeys((r["table"], r["method"]) for r in rows):
         mine = [r for r in rows if (r["table"], r["method"]) == (table, name)]
         figures = [

@@ -224,20 +224,23 @@ def test_a_bent_map_is_doubted():
     assert "Markov chains that began at the draws moved away from them" in str(wrong.verdict)
 
 
-def test_gaussians_side_by_side_are_doubted():
-    # four of them on one wave, as far as its middle goes
-    wrong = qphi.fit(wave(4, 0.2), example={"x": np.zeros(2)}, key=jax.random.key(3))
-    assert wrong.verdict.numbers["modes"] > 1
-    assert wrong.verdict.numbers["khat"] < 0.7
+def test_weights_of_several_modes_are_doubted(monkeypatch):
+    right = fitted(RIGHT["two modes"])
+    assert right.verdict.numbers["modes"] == 2
+    assert right.verdict.trust is Trust.CORRECTED
+    assert right.verdict.numbers["departure"] < 0.1
+    monkeypatch.setattr("qphi.auto.departure", lambda *args: 0.3)
+    wrong = fitted(RIGHT["two modes"])
     assert wrong.verdict.trust is Trust.UNRELIABLE
+    assert "moved away from them (by 0.30 sd)" in str(wrong.verdict)
 
 
 @pytest.mark.parametrize("effort", ["quick", "standard"])
 def test_a_doubt_that_there_is_no_time_for_stays(effort, monkeypatch):
-    monkeypatch.setitem(EFFORTS, effort, dataclasses.replace(EFFORTS[effort], seconds_of_doubt=0.0))
+    monkeypatch.setattr("qphi.auto.settle", lambda *args, **kwargs: None)
     posterior = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY, effort=effort)
     assert posterior.verdict.trust is Trust.UNRELIABLE
-    assert "time budget ended before Markov chains had checked the draws" in str(posterior.verdict)
+    assert "there was no time for Markov chains to check the draws" in str(posterior.verdict)
 
 
 def test_the_same_key_gives_the_same_bits():

@@ -133,7 +133,7 @@ def left_by_chains(began, log_density=lambda z: -0.5 * jnp.sum(z**2)):
     )
     values = oracle.constrained(began)
     first = oracle.constrained(settling.start)
-    return departure(settling, first, values, weights, weighted_moments(flattened(values), weights))
+    return departure(settling, first, values, weights, weighted_moments(flattened(values), weights), n)
 
 
 def test_chains_leave_right_draws_where_they_are():

@@ -88,7 +88,7 @@ def test_intervals_contain_the_middle_and_observed_cells_are_their_own(fitted):
     with pytest.raises(InputError, match=r"coverage=1.5: a number between 0 and 1"):
         fitted.impute_intervals(x, coverage=1.5)
     model = copy.copy(fitted)
-    model._widths, model._unseen = Widths((2.0,) * 7), None
+    model._widths, model._unseen = Widths((2.0,) * 7, (2.0,) * 7), None
     wider = model.impute_intervals(x, coverage=0.8)["a"]
     assert np.mean(wider[0][gap] < low[gap]) > 0.9
     assert np.mean(wider[1][gap] > high[gap]) > 0.9

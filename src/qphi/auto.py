@@ -167,6 +167,7 @@ def _conclude(search: Search) -> Inference:
             assessed = bend(search, assessed)
     case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
     judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
+    independent = len(weighed.z) // 2  # pairs
     search.findings = (
         *search.findings,
         remote(search.oracle, case.q.mean, case.q.widest, "the widest direction of the fit"),
@@ -209,14 +210,15 @@ def _conclude(search: Search) -> Inference:
             if not good:
                 judgement, moments = by_moves, moved
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
+                independent = settling.chains
             elif settling.settled and not by_moves.trust.usable:
                 judgement = by_moves  # chains that have settled disagree with weights that look good
     warp = oracle.warp if isinstance(oracle, WarpedOracle) else None
     z = z if warp is None else warp.transport(z)
     crooked = bent or (case.modes > 1 and judgement.trust is Trust.CORRECTED and made_by != "Markov chains")
-    if crooked and judgement.trust.usable and search.oracle.dim <= MOST_DENSE:
+    if crooked and judgement.trust.usable and not improper and search.oracle.dim <= MOST_DENSE:
         with search.stage("doubt"):
-            numbers["departure"] = _departed(search, z, weights, values, moments)
+            numbers["departure"] = _departed(search, z, weights, values, moments, independent)
         judgement = doubted(case, judgement, numbers["departure"])
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
@@ -263,27 +265,33 @@ def _departed(
     weights: Float[np.ndarray, " draws"],
     values: dict[str, np.ndarray],
     moments: Moments,
+    independent: int,
 ) -> float:
     """`departure` of chains in the coordinates of the draws' own covariance; NaN where there was no time for them.
+
+    As many seconds as the fit has taken so far are always there, so that a slow density is no reason for doubt.
 
     A map, or several Gaussians, may end where a crooked place goes on. Their weights, and chains in their coordinates,
     see nothing of what is beyond; chains in plain ones go there.
     """
-    mixed = search.random.permutation(len(z))  # draws of chains are in the order of the chains
+    there = search.random.permutation(np.flatnonzero(weights > 0))  # draws of chains are in the order of the chains
+    if not np.isfinite(z[there]).all():
+        return math.nan
+    seconds = max(search.effort.seconds_of_doubt, sum(search.stages.values()))
     settling = settle(
         search.oracle,
-        (_moment_matched(z, weights),),
-        z[mixed],
-        weights[mixed],
+        (_moment_matched(z[there], weights[there]),),
+        z[there],
+        weights[there],
         search.random,
         chains=_DOUBTING,
         most_moves=search.effort.doubting_moves,
         fewest=_DOUBTING,  # a change is seen in many chains
-        deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_doubt),
+        deadline=min(search.deadline, time.monotonic() + seconds),
     )
     if settling is None:
         return math.nan
-    return departure(settling, search.oracle.constrained(settling.start), values, weights, moments)
+    return departure(settling, search.oracle.constrained(settling.start), values, weights, moments, independent)
 
 
 def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian:

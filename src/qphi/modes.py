@@ -61,14 +61,14 @@ class Effort:
     most_moves: int  # of each chain
     always_chains: bool  # also when the weights are good
     seconds_of_chains: float
-    doubting_moves: int  # of each chain that checks a map, or several Gaussians; these always are
+    doubting_moves: int  # of each chain that checks a map, or the weights of several Gaussians
     seconds_of_doubt: float
 
 
 EFFORTS = {
-    "quick": Effort(4, 0, 2048, 0, 0, False, 0.0, 150, 4.0),
-    "standard": Effort(8, 8, 4096, 256, 2200, False, 30.0, 300, 5.0),
-    "thorough": Effort(16, 16, 16384, 512, 6144, True, 1800.0, 1536, 450.0),
+    "quick": Effort(4, 0, 2048, 0, 0, False, 0.0, 152, 4.0),
+    "standard": Effort(8, 8, 4096, 256, 2200, False, 30.0, 280, 5.0),
+    "thorough": Effort(16, 16, 16384, 512, 6144, True, 1800.0, 1048, 450.0),
 }
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.special import ndtri
 
 from qphi.checks.settle import Settling
-from qphi.checks.weighted import Moments, flattened
+from qphi.checks.weighted import Moments, constant, flattened
 
 __all__ = ["departure"]
 
@@ -24,32 +24,36 @@ def departure(
     values: dict[str, np.ndarray],
     weights: Float[np.ndarray, " draws"],
     moments: Moments,
+    independent: int,
 ) -> float:
     """How far chains have left the weighted draws that they began at: the largest change beyond its noise; 0 if none.
 
     Chains leave the posterior as it is, however slowly they mix: right draws stay where they are on the whole. That
     they do is no proof that draws are right. Of every column: the change of the mean, in sds; half that of the mean
     square, of the log sd therefore; and four times that of the share outside of the central 95 %. `began`: the values
-    at `settling.start`, whose difference from all draws is taken off as a control variate; `moments` are the draws'.
+    at `settling.start`, whose difference from all draws is taken off as a control variate. `moments` are those of the
+    draws, of which rows i, i + `independent`, i + 2 `independent`, ... belong together.
     """
     draws, first, late = flattened(values), flattened(began), flattened(settling.values)
-    chance = -float(ndtri(_BY_CHANCE / (3 * draws.shape[1])))
+    varying = np.flatnonzero(~constant(moments))
+    chance = -float(ndtri(_BY_CHANCE / (2 * 3 * max(len(varying), 1))))
     chains = len(first)
     largest = 0.0
-    for column in np.flatnonzero(moments.sd > 0):
+    for column in varying:
         low, high = _central((draws[:, column] - moments.mean[column]) / moments.sd[column], weights)
-        error = np.array([moments.mean_error[column], moments.sd_error[column], moments.sd_error[column]])
         x, y, base = (
             _seen((points[:, column] - moments.mean[column]) / moments.sd[column], (low, high))
             for points in (first, late, draws)
         )
-        x, y = x - (base @ weights)[:, None], y - (base @ weights)[:, None]
-        y = y.reshape(3, -1, chains).mean(axis=1)
+        usual = (base @ weights)[:, None]
+        x, y = x - usual, (y - usual).reshape(3, -1, chains).mean(axis=1)
+        together = (weights * (base - usual)).reshape(3, -1, independent).sum(axis=1)
+        error = np.sqrt(np.sum(together**2, axis=1))  # of the draws' own averages
         spread = x.var(axis=1)
         slope = np.mean((x - x.mean(axis=1)[:, None]) * y, axis=1) / np.where(spread > 0, spread, 1)
         left = y - slope[:, None] * x
         shift = np.abs(left.mean(axis=1))
-        noise = np.hypot(left.std(axis=1, ddof=2) / math.sqrt(chains), error / moments.sd[column])
+        noise = np.hypot(left.std(axis=1, ddof=2) / math.sqrt(chains), error)
         largest = max(largest, float(np.max(shift[shift > chance * noise], initial=0.0)))
     return largest
 

@@ -133,7 +133,7 @@ def doubted(case: Circumstances, judgement: Judgement, departure: float) -> Judg
         return judgement
     left = f"Markov chains that began at the draws moved away from them (by {departure:.2f} sd)"
     if math.isnan(departure):
-        left = "the time budget ended before Markov chains had checked the draws"
+        left = "there was no time for Markov chains to check the draws, or they could not begin"
     return Judgement(Trust.UNRELIABLE, (left, *judgement.reasons), case.advice)
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "WeightCheck",
     "believable",
     "check_weights",
+    "constant",
     "existing",
     "flattened",
     "noisy",
@@ -178,12 +179,16 @@ def unflattened(columns: np.ndarray, values: Mapping[str, np.ndarray]) -> dict[s
     return named
 
 
+def constant(m: Moments) -> Bool[np.ndarray, " columns"]:
+    """Which columns do not vary, but for rounding."""
+    return m.sd <= 1e-12 * (1 + np.abs(m.mean))
+
+
 def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
     """For each column, whether its mean and its sd have errors that are small and can be relied on."""
-    constant = m.sd <= 1e-12 * (1 + np.abs(m.mean))
     with np.errstate(invalid="ignore"):
-        mean_ok = constant | ((m.mean_khat < m.highest_khat) & (m.mean_error < _MEAN_ERROR * m.sd))
-        sd_ok = constant | ((m.sd_khat < m.highest_khat) & (m.sd_error < _SD_ERROR * m.sd))
+        mean_ok = constant(m) | ((m.mean_khat < m.highest_khat) & (m.mean_error < _MEAN_ERROR * m.sd))
+        sd_ok = constant(m) | ((m.sd_khat < m.highest_khat) & (m.sd_error < _SD_ERROR * m.sd))
     return mean_ok, sd_ok
 
 

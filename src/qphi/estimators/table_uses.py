@@ -20,7 +20,7 @@ from qphi.tables import anomalies, filling
 from qphi.tables.build import TableArchitecture
 from qphi.tables.synthetic import Fidelity, fidelity, usefulness
 from qphi.tables.uses import decoded_modes, draw_given, encode_rows, sample_given, sample_rows, score_cells
-from qphi.tables.widths import Widths, fit_widths, hidden
+from qphi.tables.widths import Widths, fit_factors, hidden
 
 __all__ = ["TableUses"]
 
@@ -40,8 +40,8 @@ class TableUses:
     n_features_in_: int
     _typical: anomalies.Typical
     _reference: Encoded | None  # the fit's rows, until they are counted
-    _widths: Widths
-    _unseen: Float[np.ndarray, "rows columns 3"] | None  # held-out rows, until widths are counted
+    _widths: Widths = Widths()
+    _unseen: Float[np.ndarray, "rows columns 3"] | None = None  # held-out rows, until widths are counted
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows latent"]:
         """Posterior means E_q[z | observed cells]: deterministic, one row at a time."""
@@ -152,15 +152,14 @@ class TableUses:
 
         Arrays of one value a row; observed cells have their own value twice. Ends are values that the column can have.
         Intervals are as wide as held-out rows of the fit, cells hidden, say that they have to be (`widths_`): the
-        probability is over all numeric cells, where a third is missing at random.
+        probability is over all numeric cells, where a third is missing at random, and for no fewer draws.
         """
         if not 0 < coverage < 1:
             raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
         table, encoded = self._seen(X)
         rows, draws = _with_gaps(encoded), positive(draws, "draws")
-        factor = self.widths_.at(coverage)
         parts = [
-            filling.ends(self.codec_, u, coverage, factor)
+            filling.ends(self.codec_, u, coverage, self.widths_)
             for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)
         ]
         return filling.intervals(
@@ -238,14 +237,27 @@ class TableUses:
         """How much wider intervals are than the model's own; counted when first asked for."""
         self._fitted()
         if self._unseen is not None:
-            numeric = len(self.codec_.numeric)
-            x = self._unseen[: max(HIDDEN // max(numeric, 1), 1)]
-            cells = []
-            for gone, rest in hidden(x, self.seed_):
-                u = np.concatenate([*self._drawn(rest, IMPUTING, PROPOSED * IMPUTING)])
-                cells += [(x[gone[:, j], j], u[gone[:, j], :, j]) for j in range(numeric)]
-            self._widths, self._unseen = fit_widths(cells, len(x)), None
+            self._widths, self._unseen = self._counted(self._unseen), None
         return self._widths
+
+    def _counted(self, unseen: Float[np.ndarray, "rows columns 3"]) -> Widths:
+        """Factors from held-out rows; those of before where these say too little."""
+        columns = filling.measured(self.codec_)
+        numeric = list(columns)
+        having = np.flatnonzero(~np.isnan(unseen[:, numeric, 0]).all(axis=1))
+        random = np.random.default_rng(self.seed_)
+        rows = random.permutation(having)[: max(HIDDEN // max(len(numeric), 1), 1)]
+        x, cells = unseen[rows], {False: [], True: []}
+        for gone, rest in hidden(x, self.seed_):
+            asked = np.flatnonzero(gone[:, numeric].any(axis=1))
+            if not len(asked):
+                continue
+            u = np.concatenate([u[:, :, numeric] for u in self._drawn(rest[asked], IMPUTING, PROPOSED * IMPUTING)])
+            for place, (j, stepped) in enumerate(columns.items()):
+                own = gone[asked, j]
+                cells[stepped].append((x[asked[own], j], u[own, :, place]))
+        points, steps = fit_factors(cells[False], len(rows)), fit_factors(cells[True], len(rows))
+        return Widths(points or self._widths.points, steps or self._widths.steps)
 
     def explain(self, X: Any, top: int = 3) -> list[list[tuple[str, float]]]:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""

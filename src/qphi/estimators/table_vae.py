@@ -30,7 +30,6 @@ from qphi.tables import anomalies
 from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.rows import Shape
 from qphi.tables.training import fit_prior, plan_table
-from qphi.tables.widths import Widths
 
 __all__ = ["TableVAE"]
 
@@ -134,7 +133,11 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         }
         if checkpoint is not None:
             checkpoint.check(settings, self.random_state)
-        for name in ("model_", "_last_run"):  # a fit that fails from here on leaves nothing that mixes it with the last
+        for name in (
+            "model_",
+            "_last_run",
+            "_widths",
+        ):  # a fit that fails from here on leaves nothing that mixes it with the last
             vars(self).pop(name, None)
         self._describe(codec, table)
         self.seed_ = seed_of(self.random_state) if checkpoint is None else checkpoint.seed
@@ -154,7 +157,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             history=None if checkpoint is None else checkpoint.history,
             seconds_before=0.0 if checkpoint is None else checkpoint.seconds,
         )
-        self._keep(training, result, architecture, [encoded.x[rows] for rows in split])
+        self._keep(training, result, architecture, [encoded.x[rows] for rows in split], weights[split[1]])
         self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
         if folder is not None:
             table_store.write_table_model(folder, self)
@@ -168,8 +171,9 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         The first call, of an unfitted model, decides columns, levels, scales and sizes from its X, which should be
         typical: levels that come later count as missing, with a warning. Weights, their average and the optimiser's
-        moments go on from call to call; p(z) and `typical_`, the rows that `anomaly_score` counts among, are those of
-        the last X. After `fit` or `load` it goes on from the weights kept. Raises InputError for X with other columns.
+        moments go on from call to call; p(z), `widths_` and `typical_`, the rows that `anomaly_score` counts among,
+        are those of the last X. After `fit` or `load` it goes on from the weights kept. Raises InputError for X with
+        other columns.
         """
         self._check_parameters()
         if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
@@ -192,7 +196,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         steps = max(1, round(epochs * training.steps_per_epoch))
         training = dataclasses.replace(training, check_every=steps)
         result = training.drive(run, max_epochs=(int(run.step) + steps) / training.steps_per_epoch)
-        self._keep(training, result, architecture, [encoded.x[rows] for rows in split])
+        self._keep(training, result, architecture, [encoded.x[rows] for rows in split], weights[split[1]])
         self._last_run = result.run
         if not begun:
             self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
@@ -235,7 +239,12 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         )
 
     def _keep(
-        self, training: Training, result: Result, architecture: TableArchitecture, split: list[np.ndarray]
+        self,
+        training: Training,
+        result: Result,
+        architecture: TableArchitecture,
+        split: list[np.ndarray],
+        weights: Float[np.ndarray, " rows"],  # of the held-out rows
     ) -> None:
         self.model_, components = fit_prior(training.whole(result.answer), split[0], split[1], self.seed_)
         self.architecture_ = architecture.with_components(components)
@@ -243,7 +252,8 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.seconds_, self.n_iter_ = result.seconds, int(result.run.step)
         self.history_ = {name: [float(v) for v in values] for name, values in result.history.items()}
         self._n_features_out = architecture.latent_dim
-        self._widths, self._unseen = Widths(), split[1] if len(split[1]) < len(split[0]) else None
+        # fewer than 20 rows are all training rows; rows of weight 0 are not the fit's
+        self._unseen = split[1][weights > 0] if len(split[1]) < len(split[0]) else None
 
     def _check_parameters(self) -> None:
         for name in ("latent_dim", "particles"):

@@ -13,9 +13,9 @@ from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
 from qphi.data.schema import NUMERIC, seen_cells
 from qphi.errors import InputError
-from qphi.tables.widths import interval
+from qphi.tables.widths import Widths, interval
 
-__all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "middles"]
+__all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "measured", "middles"]
 
 
 def middles(codec: TableCodec, u: Float[np.ndarray, "rows draws columns"]) -> Float[np.ndarray, "rows columns"]:
@@ -57,15 +57,23 @@ def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
 
 
 def ends(
-    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float, factor: float
+    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float, widths: Widths
 ) -> dict[str, Float[np.ndarray, "2 rows"]]:
-    """Central intervals of the draws of numeric columns, widened by `factor`; ends are values that a cell can have."""
+    """Central intervals of the draws of numeric columns, widened; ends are values that a cell can have."""
+    found = {}
+    for j, stepped in measured(codec).items():
+        name = codec.names[j]
+        both = interval(u[:, :, j], coverage, widths.at(coverage, stepped))
+        found[name] = np.stack([codec.cells(name, codec.values(name, end)) for end in both])
+    return found
+
+
+def measured(codec: TableCodec) -> dict[int, bool]:
+    """The columns that have intervals, and whether their values come in steps."""
     return {
-        column.name: np.stack(
-            [codec.cells(column.name, codec.values(column.name, end)) for end in interval(u[:, :, j], coverage, factor)]
-        )
-        for j, column in enumerate(codec.schema.modelled)
-        if column.kind in NUMERIC and column.kind not in ("ordinal", "date")
+        j: bool(codec.scores[j].step)
+        for j, column in enumerate(codec.numeric)
+        if column.kind not in ("ordinal", "date")
     }
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from qphi.tables.mask import UNKNOWN
 
-__all__ = ["Widths", "fit_widths", "hidden", "interval"]
+__all__ = ["Widths", "fit_factors", "hidden", "interval"]
 
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 TURNS = 3  # every cell is hidden once, a third of them at a time
@@ -25,29 +25,33 @@ SURE = 1.28  # standard errors
 class Widths:
     """Factors for the distances of an interval's ends from the median of the draws, one for each of `COVERAGES`.
 
+    `points` are for columns of real numbers, `steps` for those of whole ones, which are covered too often by nature.
+
     A model that was fitted to few rows knows them better than others, and its intervals are too narrow. Factors are
-    those with which held-out cells are covered as often as promised, over all numeric columns together, on the scale of
-    normal scores: conformal prediction with the model's own interval as the measure of distance (Romano, Patterson &
-    Candès 2019, scaled as by Kivaranovic, Johnson scaled as by Kivaranta, Johnson & Leeb 2020 Leeb 2020).
+    those with which held-out cells are covered as often as promised, over all columns of a sort together, on the scale
+    of normal scores: conformal prediction with the model's own interval as the measure of distance (Romano, Patterson &
+    Candès 2019; scaled from the median as by Kivaranovic, Johnson & Leeb 2020). The held-out rows also chose when
+    training stopped, so that factors are a little small.
     """
 
-    factors: tuple[float, ...] = (1.0,) * len(COVERAGES)
+    points: tuple[float, ...] = (1.0,) * len(COVERAGES)
+    steps: tuple[float, ...] = (1.0,) * len(COVERAGES)
 
-    def at(self, coverage: float) -> float:
-        """The factor for intervals of this coverage."""
-        return float(np.interp(coverage, COVERAGES, self.factors))
+    def at(self, coverage: float, stepped: bool) -> float:
+        """The factor for intervals of this coverage, of a column with steps or without."""
+        return float(np.interp(coverage, COVERAGES, self.steps if stepped else self.points))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
-        return {"factors": list(self.factors)}
+        return {"points": list(self.points), "steps": list(self.steps)}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Widths:
         """The inverse of `to_json`."""
-        factors = tuple(float(v) for v in values["factors"])
-        if len(factors) != len(COVERAGES):
-            raise ValueError(f"{len(factors)} factors of widths")
-        return Widths(factors)
+        points, steps = (tuple(float(v) for v in values[name]) for name in ("points", "steps"))
+        if len(points) != len(COVERAGES) or len(steps) != len(COVERAGES):
+            raise ValueError(f"{len(points)} and {len(steps)} factors of widths")
+        return Widths(points, steps)
 
 
 def hidden(
@@ -68,8 +72,10 @@ def interval(
     return middle + factor * (low - middle), middle + factor * (high - middle)
 
 
-def fit_widths(cells: list[tuple[Float[np.ndarray, "_ 3"], Float[np.ndarray, "_ draws"]]], rows: int) -> Widths:
-    """Factors from hidden cells of so many rows, as they were, and draws of them. All 1 where there are fewer than 60.
+def fit_factors(
+    cells: list[tuple[Float[np.ndarray, "_ 3"], Float[np.ndarray, "_ draws"]]], rows: int
+) -> tuple[float, ...] | None:
+    """Factors from hidden cells of so many rows, as they were, and draws of them; None of fewer than 60 cells.
 
     A cell with a probability of its own is an interval of scores, and covered where its nearer end is. To promise too
     much is worse than too little: intervals are widened by as much as it takes, and narrowed where the coverage is too
@@ -77,16 +83,17 @@ def fit_widths(cells: list[tuple[Float[np.ndarray, "_ 3"], Float[np.ndarray, "_ 
     """
     x = np.concatenate([x for x, _ in cells]) if cells else np.zeros((0, 3))
     if len(x) < FEWEST:
-        return Widths()
+        return None
     u = np.concatenate([u for _, u in cells])
+    middle = np.median(u, axis=1)
     factors = []
     for coverage in COVERAGES:
         low, high = interval(u, coverage)
-        middle = np.median(u, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             beyond = np.maximum((x[:, 0] - middle) / (high - middle), (middle - x[:, 1]) / (middle - low))
         error = SURE * math.sqrt(coverage * (1 - coverage) / rows)
-        shares = np.minimum([math.ceil((len(x) + 1) * coverage) / len(x), coverage + error], 1.0)
+        widened = min(math.ceil((len(x) + 1) * coverage) / len(x), 1.0)
+        shares = [widened, min(max(coverage + error, widened), 1.0)]
         low, high = np.quantile(np.nan_to_num(beyond, nan=0.0, posinf=WIDEST), shares).clip(NARROWEST, WIDEST)
         factors.append(float(np.clip(1.0, low, high)))
-    return Widths(tuple(factors))
+    return tuple(factors)

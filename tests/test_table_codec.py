@@ -135,6 +135,19 @@ def test_outliers_bend_scores_to_logarithms():
     np.testing.assert_allclose(fit_scores(x).decode(ends[:, 0]), [1e3, 1e6, -1e6], rtol=1e-6)
 
 
+def test_two_neighbours_at_an_end_say_nothing_of_what_is_beyond():
+    x = np.sort(np.random.default_rng(0).normal(size=100))
+    x[0], x[-1] = x[1] - 1e-6, x[-2] + 1e-6
+    scores = fit_scores(x)
+    ends = scores.encode(x[[0, -1]])[0][:, 0]
+    beyond = x[[0, -1]] + [-0.2, 0.2]
+    u, slope = scores.encode(beyond)
+    moved = np.abs(u[:, 0] - ends)  # a normal column: about as many scores as sds
+    assert np.all((moved > 0.1) & (moved < 0.6))
+    assert np.all(np.abs(slope) < np.log(3))
+    np.testing.assert_allclose(scores.decode(u[:, 0]), beyond, atol=1e-6)
+
+
 def test_unseen_levels_become_gaps_with_a_warning():
     codec = fit_codec(read_table(columns()))
     new = {name: cells[:3].copy() for name, cells in columns().items()}

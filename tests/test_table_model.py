@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import norm
 
 from qphi.bounds import ELBO, IWAE
-from qphi.tables.build import TableArchitecture, build
+from qphi.tables.build import TableArchitecture, build, choose
 from qphi.tables.likelihood import TableLikelihood, log_interval
 from qphi.tables.linear import FactorAnalysis, factor_analysis
 from qphi.tables.objective import TableObjective
 from qphi.tables.rows import Shape
 from qphi.tables.training import with_weights
-from qphi.tables.uses import draw_given
+from qphi.tables.uses import draw_given, score_cells
 
 TRUE = FactorAnalysis(np.array([[0.9, 0.0], [0.8, 0.3], [-0.7, 0.5], [0.1, 0.9]]), np.zeros(4), np.full(4, 0.2))
 
@@ -129,6 +129,44 @@ def test_mixed_cells_are_the_log_probabilities_of_their_kinds():
     ]
     np.testing.assert_allclose(likelihood.cells(outputs, x), expected, rtol=1e-5)
     np.testing.assert_allclose(scale, [0.5, 1.0], rtol=1e-5)
+
+
+def test_strays_follow_nothing_and_the_density_is_still_one():
+    shape, outputs = Shape(1, ()), jnp.array([1.0, 0.0])
+    likelihood = TableLikelihood(shape, jnp.array([0.1]), stray=0.125)
+    u = np.linspace(-15, 15, 30_001)
+    x = jnp.asarray(np.repeat(u[:, None, None], 3, axis=2))
+    density = np.exp(jax.vmap(lambda row: likelihood.cells(outputs, row))(x)[:, 0])
+    assert np.trapezoid(density, u) == pytest.approx(1, abs=1e-4)
+    expected = 0.875 * norm.pdf(u, 1, 0.1) + 0.125 * norm.pdf(u, 0, 2)
+    np.testing.assert_allclose(density, expected, rtol=1e-3, atol=1e-7)
+    whole = TableLikelihood(Shape(1, (), (0,)), jnp.array([0.1]), stray=0.125)
+    inside = float(whole.cells(outputs, jnp.array([[2.0, 3.0, 2.5]]))[0])
+    assert inside == pytest.approx(np.log(0.125 * (norm.cdf(1.5) - norm.cdf(1))), abs=1e-4)
+    # 20,000 draws: 4 standard errors of their share beyond 5 core sds are 0.0084
+    drawn = np.asarray(likelihood.sample_many(jax.random.key(0), jnp.tile(outputs, (20_000, 1))))[:, 0]
+    beyond = norm.cdf(0.5, 0, 2) + norm.sf(1.5, 0, 2)
+    assert np.mean(np.abs(drawn - 1) > 0.5) == pytest.approx(0.125 * beyond, abs=0.0084)
+
+
+def test_strays_are_as_rare_as_rows_that_had_none_say():
+    assert choose(Shape(2, ()), None, (8,), 100).stray == 2.0**-8
+    assert choose(Shape(2, ()), None, (8,), 10**6).stray == 2.0**-21
+
+
+def test_rows_that_the_encoder_is_wrong_about_are_scored_by_more_draws(model, monkeypatch):
+    x = gaussian(64)
+    other = FactorAnalysis(TRUE.weight, np.array([3.0, -3.0, 3.0, 1.5]), TRUE.noise)
+    elsewhere = eqx.filter_jit(build)(TableArchitecture(4, (), 2, (8,)), other, jax.random.key(0))
+    wrong = eqx.tree_at(lambda m: m.encoder, model, elsewhere.encoder)
+    exact = conditional(x)[2]
+
+    def error(particles):
+        return np.mean(np.abs(score_cells(wrong, rows_of(x), particles)[0] - exact))
+
+    more = error(64)
+    monkeypatch.setattr("qphi.tables.uses.MORE", 1)
+    assert more < 0.6 * error(64)
 
 
 def test_levels_are_sampled_with_their_probabilities():

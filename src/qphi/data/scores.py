@@ -26,8 +26,9 @@ class NormalScores:
     Where a value has a probability of its own (an atom: zeros of a zero-inflated column, the bounds of a censored one)
     two knots share their x, and the value is the interval of scores between them. With `step` every value is an
     interval: x stands for [x - step/2, x + step/2], so whole numbers have probabilities, not densities. With `log` the
-    knots are those of log x. Beyond the outermost knots T goes on with their slope, and beyond a score of 5 as a
-    logarithm. Wrong where the column has structure finer than its knots; they are few where cells are few.
+    knots are those of log x. Beyond the outermost knots T goes on with its slope over the last score before them (two
+    neighbouring values may be as good as equal), and beyond a score of 5 as a logarithm. Wrong where the column has
+    structure finer than its knots; they are few where cells are few.
     """
 
     knots: tuple[float, ...]
@@ -85,10 +86,14 @@ class NormalScores:
         return u, slope / np.exp(at) if self.log else slope
 
     def _tails(self) -> tuple[float, float]:
+        """Slopes beyond the first and the last knot: those of T over a score next to them, or as far as it goes."""
         knots, scores = np.asarray(self.knots), np.asarray(self.scores)
-        widths, rises = np.diff(knots), np.diff(scores)
-        wide = np.flatnonzero(widths > 0)
-        return tuple(float(rises[i] / widths[i]) for i in (wide[0], wide[-1]))  # pyright: ignore[reportReturnType]
+        inner = np.flatnonzero((scores > scores[0] + 1) & (knots > knots[0]))
+        outer = np.flatnonzero((scores < scores[-1] - 1) & (knots < knots[-1]))
+        second = inner[0] if inner.size else -1
+        last = outer[-1] if outer.size else 0
+        first_slope = (scores[second] - scores[0]) / (knots[second] - knots[0])
+        return float(first_slope), float((scores[-1] - scores[last]) / (knots[-1] - knots[last]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""

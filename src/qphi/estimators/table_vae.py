@@ -124,7 +124,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
         codec = fit_codec(table, self.kinds)
         encoded = codec.transform(table)
-        architecture = self._architecture(codec)
+        architecture = self._architecture(codec, table.rows)
         settings = {
             "data": store.fingerprint(np.append(encoded.x.ravel(), weights)),
             "scaling": codec.to_json(),
@@ -184,7 +184,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         weights = _weights(sample_weight, table.rows)
         if not begun:
             codec = fit_codec(table, self.kinds)
-            architecture = self._architecture(codec)
+            architecture = self._architecture(codec, table.rows)
             self._describe(codec, table)
             self.seed_ = seed_of(self.random_state)
         else:
@@ -204,10 +204,10 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             self._typical, self._reference = anomalies.again(self._typical, codec, table, encoded, self.seed_)
         return self
 
-    def _architecture(self, codec: TableCodec) -> TableArchitecture:
+    def _architecture(self, codec: TableCodec, rows: int) -> TableArchitecture:
         shape = Shape(len(codec.numeric), codec.level_counts, codec.intervals)
         hidden = tuple(int(w) for w in self.hidden)
-        return choose(shape, self.latent_dim, hidden, not_at_random=self.missing == MISSING[1])
+        return choose(shape, self.latent_dim, hidden, rows, not_at_random=self.missing == MISSING[1])
 
     def _describe(self, codec: TableCodec, table: Table) -> None:
         self.codec_, self.schema_ = codec, codec.schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ class TableArchitecture:
     intervals: tuple[int, ...] = ()  # numeric columns that have values with probability of their own
     components: int = 0  # of the prior: 0 for N(0, I), otherwise a mixture of Gaussians
     not_at_random: bool = False  # whether cells may be missing because of their own value
+    stray: float = 0.0  # share of a column's numbers that follow nothing
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a model file."""
@@ -60,14 +62,24 @@ class TableArchitecture:
 
 
 def choose(
-    shape: Shape, latent_dim: int | None, hidden: tuple[int, ...], *, not_at_random: bool = False
+    shape: Shape, latent_dim: int | None, hidden: tuple[int, ...], rows: int, *, not_at_random: bool = False
 ) -> TableArchitecture:
-    """Latents: as many as there are columns (levels less one for categories), at least 10, at most 16, unless told."""
+    """Latents: as many as there are columns (levels less one for categories), at least 10, at most 16, unless told.
+
+    Strays: 1 / (2 (rows + 1)), what Krichevsky & Trofimov (1981) expect of something that was not seen in so many
+    rows, to a power of two, so that tables of about the same length share their programs.
+    """
     if latent_dim is None:
         freedom = shape.numeric + sum(n - 1 for n in shape.levels)
         latent_dim = int(np.clip(freedom, FEWEST_LATENTS, MOST_FACTORS))
     return TableArchitecture(
-        shape.numeric, shape.levels, int(latent_dim), hidden, shape.intervals, not_at_random=not_at_random
+        shape.numeric,
+        shape.levels,
+        int(latent_dim),
+        hidden,
+        shape.intervals,
+        not_at_random=not_at_random,
+        stray=2.0 ** -round(math.log2(2 * (rows + 1))),
     )
 
 
@@ -120,7 +132,7 @@ def build(
         prior=prior,
         encoder=TableEncoder(linear, shape, a.hidden, key=encoder_key),
         decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
-        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float)), mask=mask),
+        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float)), mask=mask, stray=a.stray),
     )
 
 

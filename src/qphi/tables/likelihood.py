@@ -20,6 +20,7 @@ __all__ = ["TableLikelihood", "log_interval"]
 MIN_LOG_SCALE = -4.6  # 1 % of a normal score: columns that others determine have an unbounded density otherwise
 LEAST_ABOVE = 0.1  # how far, in logs, a scale starts above the floor at least
 MOST_SHIFT = 2.0  # how far, in logs, a row's scale may be from its column's
+ASTRAY = 2.0  # standard deviation of cells that follow nothing, in normal scores
 
 
 @jax.custom_jvp
@@ -53,16 +54,27 @@ class TableLikelihood(AbstractLikelihood):
     Phi((high - mean) / scale) - Phi((low - mean) / scale): an ordered probit for ordinals and counts, a point mass for
     the zeros of a zero-inflated column. Each column has a scale of its own, learned, so no column dominates; log scales
     are `rate * raw`, see `autoencoders.Gaussian`. With a `mask` the density is of the gaps too, p(x_obs, gaps | z).
+
+    With `stray` = e > 0 a number may be what the rest of its row says nothing of: (1 - e) p(u | z) + e N(u | 0, 2^2). A
+    few rows say little of the tails, and without it one cell would decide on the density of a row.
     """
 
     raw_log_scale: Float[Array, " numeric"]
     shape: Shape
     mask: MaskModel | None
     rate: float = eqx.field(static=True)
+    stray: float = eqx.field(static=True)
 
     def __init__(
-        self, shape: Shape, scale: Float[Array, " numeric"], rate: float = 3.0, *, mask: MaskModel | None = None
+        self,
+        shape: Shape,
+        scale: Float[Array, " numeric"],
+        rate: float = 3.0,
+        *,
+        mask: MaskModel | None = None,
+        stray: float = 0.0,
     ):
+        self.stray = stray
         self.shape = shape
         self.mask = mask
         self.rate = rate
@@ -88,15 +100,30 @@ class TableLikelihood(AbstractLikelihood):
         """log p of each observed cell given z, nats on the scale of normal scores; 0 for a missing one."""
         seen, count = is_seen(x), self.shape.numeric
         mean, scale = self.numbers(outputs)
-        ends = (jnp.where(seen[:count, None], x[:count, :2], 0.0) - mean[:, None]) / scale[:, None]
+        u = jnp.where(seen[:count, None], x[:count, :2], 0.0)
+        numbers = self._log_normal(u, x, mean, scale)
+        if self.stray:
+            astray = self._log_normal(u, x, jnp.zeros(count), jnp.full(count, ASTRAY))
+            numbers = jnp.logaddexp(math.log1p(-self.stray) + numbers, math.log(self.stray) + astray)
+        levels = jnp.where(seen[count:], x[count:, 0], 0).astype(int)
+        return jnp.where(seen, jnp.concatenate([numbers, self._log_chosen(outputs[2 * count :], levels)]), 0.0)
+
+    def _log_normal(
+        self,
+        u: Float[Array, "numeric 2"],
+        x: Float[Array, "columns 3"],
+        mean: Float[Array, " numeric"],
+        scale: Float[Array, " numeric"],
+    ) -> Float[Array, " numeric"]:
+        """Log density of each number, or log probability of its interval."""
+        ends = (u - mean[:, None]) / scale[:, None]
         numbers = -0.5 * ends[:, 0] ** 2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
         if self.shape.intervals:  # a normal distribution function costs ten times what a density does
             some = np.array(self.shape.intervals)
             inside = x[some, 0] < x[some, 1]  # false for gaps, too
             low, high = jnp.where(inside, ends[some].T, jnp.array([[-1.0], [1.0]]))
             numbers = numbers.at[some].set(jnp.where(inside, log_interval(low, high), numbers[some]))
-        levels = jnp.where(seen[count:], x[count:, 0], 0).astype(int)
-        return jnp.where(seen, jnp.concatenate([numbers, self._log_chosen(outputs[2 * count :], levels)]), 0.0)
+        return numbers
 
     def _log_chosen(
         self, logits: Float[Array, " levels"], chosen: Int[Array, " categorical"]
@@ -128,11 +155,16 @@ class TableLikelihood(AbstractLikelihood):
     ) -> Float[Array, "draws columns"]:
         """One draw of every cell for each of the outputs: normal scores, then level numbers (by Gumbel noise).
 
-        With a mask, cells that are missing in the row x are drawn given that they are.
+        With a mask, cells that are missing in the row x are drawn given that they are, and do not go astray.
         """
         number_key, level_key = jax.random.split(key)
         mean, scale = jax.vmap(self.numbers)(outputs)
-        numbers = mean + scale * jax.random.normal(number_key, mean.shape)
+        numbers = jax.random.normal(number_key, mean.shape)
+        if self.stray:
+            astray = jax.random.bernoulli(jax.random.fold_in(number_key, 2), self.stray, mean.shape)
+            numbers = jnp.where(astray, ASTRAY * numbers, mean + scale * numbers)
+        else:
+            numbers = mean + scale * numbers
         gap = None if self.mask is None or x is None else is_gap(x)
         count = self.shape.numeric
         if gap is not None and self.mask is not None:

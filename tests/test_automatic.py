@@ -211,13 +211,14 @@ def test_what_no_weights_correct_chains_do(monkeypatch):
     assert "Markov chains from q" in repr(posterior)
 
 
-def test_a_bent_map_is_doubted():
+def test_a_bent_map_is_doubted(monkeypatch):
     right = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
     np.testing.assert_allclose(right.sd()["x"], [1, 0.812], atol=0.1)
     assert right.made_by == "importance weights"
     assert right.verdict.trust is Trust.CORRECTED
     assert right.verdict.numbers["departure"] < 0.1
     # The map lets go of x0's tails: its weights do not say so, nor chains in its own coordinates
+    monkeypatch.setattr("qphi.auto._redrawn", lambda *args: None)
     wrong = qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=KEY)
     assert wrong.sd(allow_unreliable=True)["x"][0] < 0.9
     assert wrong.verdict.trust is Trust.UNRELIABLE
@@ -230,9 +231,25 @@ def test_weights_of_several_modes_are_doubted(monkeypatch):
     assert right.verdict.trust is Trust.CORRECTED
     assert right.verdict.numbers["departure"] < 0.1
     monkeypatch.setattr("qphi.auto.departure", lambda *args: 0.3)
+    monkeypatch.setattr("qphi.auto._redrawn", lambda *args: None)
     wrong = fitted(RIGHT["two modes"])
     assert wrong.verdict.trust is Trust.UNRELIABLE
     assert "moved away from them (by 0.30 sd)" in str(wrong.verdict)
+
+
+def test_what_chains_have_left_they_draw_anew(monkeypatch):
+    monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], seconds_of_chains=300.0))
+    posterior = qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=KEY)
+    assert posterior.verdict.numbers["departure"] > 0.1
+    assert posterior.verdict.trust is Trust.CORRECTED
+    assert posterior.made_by == "Markov chains"
+    # Var x1 = (1 - exp(-18)) / 2 + 0.09. 64 chains that have met each other: 0.1 is beyond 4 standard errors
+    np.testing.assert_allclose(posterior.mean()["x"], 0, atol=0.1)
+    np.testing.assert_allclose(posterior.sd()["x"], [1, 0.768], atol=0.1)
+    assert abs(posterior.log_evidence) < 4 * posterior.log_evidence_standard_error
+    monkeypatch.setattr("qphi.auto._REDRAWN_RHAT", 1.0)  # chains that never settle are no answer
+    monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], seconds_of_chains=2.0))
+    assert qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=KEY).verdict.trust is Trust.UNRELIABLE
 
 
 @pytest.mark.parametrize("effort", ["quick", "standard"])

@@ -25,7 +25,7 @@ from qphi.solvers.driven import MOST_DRIVEN, WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
-__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend"]
+__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "weigh"]
 
 TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
@@ -51,9 +51,10 @@ class Weighed:
         return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
 
 
-def _weigh(
+def weigh(
     search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
 ) -> Weighed:
+    """Draws of the defensive proposal around these Gaussians, as many as the effort says, with their weights."""
     proposal = Proposal(parts, shares)
     draws = proposal.draw(search.random, search.effort.pairs)
     log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
@@ -69,7 +70,7 @@ def _weigh_fits(search: Search) -> Weighed:
     elbos = np.array([fit.elbo for fit in search.fits])
     with np.errstate(invalid="ignore"):  # a single one may be -inf
         shares = _floored(np.exp(elbos - elbos[0]))
-    return _weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
+    return weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def assess_fits(search: Search) -> Assessed:
     parts = tuple(fit.q for fit in search.fits)
     if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
         shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
-        weighed = _weigh(search, parts, _floored(shares), search.oracle)
+        weighed = weigh(search, parts, _floored(shares), search.oracle)
     best = search.fits[0]
     case = Circumstances(
         q=best.q,
@@ -145,7 +146,7 @@ def bend(search: Search, plain: Assessed) -> Assessed:
         return plain
     oracle = WarpedOracle(search.oracle, fit.warp)
     parts = (Gaussian(np.zeros(d), np.eye(d)),)
-    weighed = _weigh(search, parts, np.ones(1), oracle)
+    weighed = weigh(search, parts, np.ones(1), oracle)
     old, new = plain.weighed.check, weighed.check
     if not (weighed.usable and new.ess > _BETTER * old.ess):
         return plain

@@ -10,6 +10,7 @@ WEIGH   importance weights under a defensive proposal, lifted; tails of everythi
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
 DOUBT   a map, or several Gaussians: do chains in plain coordinates leave the draws where they are?
+REDRAW  if they do not, or chains in the map's coordinates have not settled: long chains in plain ones, and new weights
 JUDGE   one word, and one for each mean and sd
 """
 
@@ -23,11 +24,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from qphi.assess import TELLING_ESS, assess_fits, bend
+from qphi.assess import TELLING_ESS, assess_fits, bend, weigh
 from qphi.checks.departure import departure
-from qphi.checks.judge import Judgement, by_chains, doubted
+from qphi.checks.judge import Circumstances, Judgement, by_chains, doubted
 from qphi.checks.preflight import Finding, preflight, remote, saturated
-from qphi.checks.settle import settle
+from qphi.checks.settle import Settling, settle
 from qphi.checks.weighted import (
     Moments,
     WeightCheck,
@@ -70,6 +71,7 @@ __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 
 _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
 _DOUBTING = 256  # chains that check draws which look good
+_REDRAWN_RHAT = 1.02  # of chains that began at draws known to be wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _conclude(search: Search) -> Inference:
         "residual": assessed.residual,
         "draw_error": search.draw_error,
     }
-    bent = oracle is not search.oracle
+    bent, stuck = oracle is not search.oracle, False
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
     wanted &= case.shares_known or case.modes == 1  # else no number of moves would make the draws usable
     improper = any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
@@ -207,6 +209,7 @@ def _conclude(search: Search) -> Inference:
                 moved = with_tails(moved, moments)
             good = judgement.trust.usable
             by_moves = by_chains(case, settling, moved, moments if good else None)
+            stuck = (bent or case.modes > 1) and not (settling.settled or case.modes_left)
             if not good:
                 judgement, moments = by_moves, moved
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
@@ -220,6 +223,19 @@ def _conclude(search: Search) -> Inference:
         with search.stage("doubt"):
             numbers["departure"] = _departed(search, z, weights, values, moments, independent)
         judgement = doubted(case, judgement, numbers["departure"])
+        stuck = numbers["departure"] > 0 and not judgement.trust.usable
+    importance = weighed.importance
+    # the defensive weights know more of p than q's own draws do
+    evidence, error = weighed.check.log_evidence, weighed.check.log_evidence_standard_error
+    if stuck and effort.chains > 0 and not judgement.trust.usable and not search.late:
+        with search.stage("redraw"):
+            redrawn = _redrawn(search, case, z, weights, weighed.check, moments)
+        if redrawn is not None and redrawn.judgement.trust.usable:
+            settling, judgement, moments = redrawn.settling, redrawn.judgement, redrawn.moments
+            z, weights, values = settling.z, np.full(len(settling.z), 1 / len(settling.z)), settling.values
+            made_by = "Markov chains"
+            numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
+            evidence, error = redrawn.check.log_evidence, redrawn.check.log_evidence_standard_error
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
@@ -231,10 +247,7 @@ def _conclude(search: Search) -> Inference:
         unflattened(sd_ok, values),
         numbers,
     )
-    importance = weighed.importance
     if verdict.trust is not Trust.TRUSTED:
-        # the defensive weights know more of p than q's own draws do
-        evidence, error = weighed.check.log_evidence, weighed.check.log_evidence_standard_error
         importance = dataclasses.replace(importance, log_evidence=evidence, log_evidence_standard_error=error)
     asked = {
         "values": search.oracle.values_asked,
@@ -292,6 +305,53 @@ def _departed(
     if settling is None:
         return math.nan
     return departure(settling, search.oracle.constrained(settling.start), values, weights, moments, independent)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Redrawn:
+    settling: Settling
+    check: WeightCheck  # of weights under the Gaussian of the new draws' moments: these reach further than q
+    judgement: Judgement
+    moments: Moments
+
+
+def _redrawn(
+    search: Search,
+    case: Circumstances,
+    z: Float[np.ndarray, "draws dim"],
+    weights: Float[np.ndarray, " draws"],
+    before: WeightCheck,
+    moments: Moments,
+) -> _Redrawn | None:
+    """Chains in the coordinates of the draws' own covariance, for as long as there is; None where none can begin.
+
+    They begin at draws that a crooked map made, in its narrow places too: a chain that cannot leave one differs from
+    the others, and R-hat says so.
+    """
+    there = search.random.permutation(np.flatnonzero(weights > 0))
+    if not np.isfinite(z[there]).all():
+        return None
+    settling = settle(
+        search.oracle,
+        (_moment_matched(z[there], weights[there]),),
+        z[there],
+        weights[there],
+        search.random,
+        chains=_DOUBTING,
+        most_moves=search.effort.most_moves,
+        deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_chains),
+        most_rhat=_REDRAWN_RHAT,
+    )
+    if settling is None:
+        return None
+    equal = np.full(len(settling.z), 1 / len(settling.z))
+    weighed = weigh(search, (_moment_matched(settling.z, equal),), np.ones(1), search.oracle)
+    moved = settling.moments
+    if before.ess > TELLING_ESS:
+        moved = with_tails(moved, moments)
+    return _Redrawn(
+        settling, weighed.check, by_chains(dataclasses.replace(case, modes=1), settling, moved, None), moved
+    )
 
 
 def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian:

@@ -44,11 +44,12 @@ class Settling:
     acceptance: float
     rhat: float
     drift: float
+    most_rhat: float = _RHAT
 
     @property
     def settled(self) -> bool:
         """Whether the draws can stand for the posterior's, as far as the chains can tell."""
-        return self.rhat < _RHAT and self.drift < _DRIFT
+        return self.rhat < self.most_rhat and self.drift < _DRIFT
 
 
 def settle(
@@ -62,6 +63,7 @@ def settle(
     most_moves: int,
     deadline: float,
     fewest: int = _FEWEST_CHAINS,
+    most_rhat: float = _RHAT,
 ) -> Settling | None:
     """Chains from `chains` of the weighted draws; their length doubles until they have settled.
 
@@ -100,7 +102,8 @@ def settle(
         moments = weighted_moments(flattened(values), np.full(len(rows), 1 / len(rows)), late.shape[1])
         for others in before:
             moments = with_tails(moments, others)
-        found = Settling(start, rows, values, moments, len(part_of), ensemble.moves, ensemble.accepted, rhat, drift)
+        counted = (len(part_of), ensemble.moves, ensemble.accepted)
+        found = Settling(start, rows, values, moments, *counted, rhat, drift, most_rhat)
         most = most_moves * chains // len(ensemble.u)
         spent = len(states) < wanted or ensemble.moves + thin * len(states) > most
         if spent:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from _results import load, need_data, parser, print_table, results_file, save
+from _results import load, markdown, need_data, parser, print_table, read, results_file, save, write_between
 
 NAME = "frey_bits"
 LIKELIHOODS = ("discretised-logistic", "discretised-logistic-mixture")
@@ -28,27 +28,30 @@ def main() -> None:
     options = _options()
     need_data()
     x = (load("frey").x[..., None] / 255.0).astype(np.float32)
-    rows = []
+    rows = read(results_file(NAME, options.smoke))["runs"] if options.go_on else []
     for likelihood in options.likelihood:
         for network in options.network:
             for seed in range(1 if options.smoke else options.seeds):
+                if (likelihood, network, seed) in {(r["likelihood"], r["network"], r["seed"]) for r in rows}:
+                    continue
                 rows.append(_run(x, likelihood, network, seed, options))
                 save(results_file(NAME, options.smoke), {"runs": rows})
-    print_table(
-        ["likelihood, network, seed", "bits per dimension", "from the ELBO", "KL", "active", "bad k", "seconds"],
+    header = ["likelihood, network, seed", "bits per dimension", "from the ELBO", "KL", "active", "bad k", "seconds"]
+    lines = [
         [
-            [
-                f"{row['likelihood']}, {row['network']}, {row['seed']}",
-                f"{row['bits']:.3f}",
-                f"{row['bits_elbo']:.3f}",
-                f"{row['kl']:.1f}",
-                f"{row['active_units']}",
-                f"{row['unreliable']:.0%}",
-                f"{row['seconds']:.0f}",
-            ]
-            for row in rows
-        ],
-    )
+            f"{row['likelihood']}, {row['network']}, {row['seed']}",
+            f"{row['bits']:.3f}",
+            f"{row['bits_elbo']:.3f}",
+            f"{row['kl']:.1f}",
+            f"{row['active_units']}",
+            f"{row['unreliable']:.0%}",
+            f"{row['seconds']:.0f}",
+        ]
+        for row in rows
+    ]
+    print_table(header, lines)
+    if not options.smoke:
+        write_between("likelihoods", markdown(header, lines), "frey")
 
 
 def _options() -> argparse.Namespace:
@@ -60,6 +63,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--particles", type=int, default=5000)
     options.add_argument("--max-time", type=float, help="seconds for each fit")
     options.add_argument("--seeds", type=int, default=1)
+    options.add_argument("--go-on", action="store_true", help="keep what is saved")
     return options.parse_args()
 
 

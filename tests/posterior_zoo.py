@@ -103,6 +103,10 @@ HARD = {
         lambda x: normal(x[0]) + normal(x[1], jnp.cos(3 * x[0]), 0.3), 2, np.array([0.0, math.exp(-4.5)]),
         np.array([1.0, math.sqrt((1 + math.exp(-18)) / 2 - math.exp(-9) + 0.09)]), (*USABLE, "unreliable"),
     ),
+    "ring": Known(  # E r^2 = E_N(5, 0.1) r^3 / E r
+        lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2, 0.0, math.sqrt((125 + 15 * 0.01) / 5 / 2),
+        (*USABLE, "unreliable"), log_evidence=math.log((2 * math.pi) ** 1.5 * 0.1 * 5),
+    ),
 }  # fmt: skip
 
 DOUBTFUL = {
@@ -120,7 +124,6 @@ DOUBTFUL = {
     ),
     "diagonal": Known(lambda x: -0.5 * (x[0] + x[1] - 1) ** 2, 2),
     "heavier than integrable": Known(lambda x: -0.5 * jnp.sum(jnp.log1p(x**2)), 2),
-    "ring": Known(lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2),
 }
 
 

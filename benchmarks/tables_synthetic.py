@@ -82,7 +82,7 @@ def by_ctgan(kind: str) -> Method:
             name: cells if cells.dtype.kind == "f" else np.array([GAP if v is None else v for v in cells], object)
             for name, cells in train.columns.items()
         }
-        discrete = [c.name for c in fit_codec(train).schema.columns if c.levels and c.kind != "ordinal"]
+        discrete = [c.name for c in fit_codec(train).schema.columns if c.levels]
         model = getattr(ctgan, kind)(epochs=1 if smoke else 300)
         model.fit(pandas.DataFrame(filled), discrete)
         made = model.sample(count)

@@ -92,6 +92,15 @@ def test_good_rows_teach_as_much_as_real_ones_and_shuffled_rows_nothing(target, 
     assert shuffled.real == good.real
 
 
+def test_a_column_of_gaps_alone_is_like_no_other_and_teaches_nothing():
+    gone = rows(seed=2)
+    gone["a"][:] = np.nan
+    found = judged(gone)
+    assert found.columns["a"] == 0
+    assert found.detection > 0.95
+    assert judged(gone, target="b").synthetic < judged(rows(seed=2), target="b").synthetic - 0.05
+
+
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(InputError, match=r"target='income' is no column of the model. Use one of 'a', 'b', 'c', 'd'."):
         judged(rows(seed=2), target="income")

@@ -136,7 +136,7 @@ def usefulness(codec: TableCodec, real: Table, synthetic: Table, fresh: Table, t
     category = place >= len(codec.scores)
     rows = [np.asarray(codec.transform(table).x[..., 2], float) for table in (real, synthetic, fresh)]
     rows = [x[~np.isnan(x[:, place])] for x in rows]
-    inputs, answers = [np.delete(x, place, axis=1) for x in rows], [x[:, place] for x in rows]
+    inputs, answers = [_filled(np.delete(x, place, axis=1)) for x in rows], [x[:, place] for x in rows]
     for words, values in zip(("training", "synthetic", "fresh"), answers, strict=True):
         if len(np.unique(values)) < 2:
             raise InputError(
@@ -156,6 +156,11 @@ def usefulness(codec: TableCodec, real: Table, synthetic: Table, fresh: Table, t
     return Use(target, "ROC-AUC" if category else "R^2", *figures)
 
 
+def _filled(x: np.ndarray) -> np.ndarray:
+    """Columns of gaps alone, which the trees refuse, are constant instead: nothing is learned of them either way."""
+    return np.where(np.isnan(x).all(axis=0), 0.0, x)
+
+
 def _auc(answers: np.ndarray, found: np.ndarray, levels: np.ndarray) -> float:
     """Of two levels the area under the curve; of more, the mean of each against the rest, weighted by frequency."""
     if len(levels) == 2:
@@ -171,6 +176,8 @@ def _auc(answers: np.ndarray, found: np.ndarray, levels: np.ndarray) -> float:
 
 def _ks(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+    if not (len(a) and len(b)):
+        return float(len(a) == len(b))  # a column of gaps alone is like another one, and like no other
     return 1 - float(ks_2samp(a, b, method="asymp").statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -405,7 +405,10 @@ def test_a_vae_of_a_table_refuses_what_tables_have_not():
 
 # scikit-learn asks that a row of weight 2 be the same as the row twice; rows held out for the end of training are drawn
 # by chance, and so is the noise of every step. Its own stochastic estimators are exempt likewise (IsolationForest).
-STOCHASTIC = {"check_sample_weight_equivalence_on_dense_data": "held-out rows and noise are random"}
+STOCHASTIC = {
+    f"check_sample_weight_equivalence_on_{cells}_data": "held-out rows and noise are random"
+    for cells in ("dense", "sparse")
+}
 
 
 @pytest.mark.slow

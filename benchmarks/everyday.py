@@ -1,7 +1,8 @@
 """Everyday models: is `qphi.fit` right, and does it say so, where people would otherwise run NUTS for a while?
 
-Twenty-one NumPyro programs of the kinds that statisticians write (varying effects, counts, survival, item response,
-state space, Gaussian process, mixtures, correlations, simplexes, ordinal, circular, shrinkage), each with data drawn
+NumPyro programs of the kinds that statisticians write (varying effects, counts, survival, item response, state space,
+Gaussian process, mixtures, correlations, simplexes, ordinal, circular, shrinkage, differential equations, hidden
+Markov, spatial, change points, capture and recapture), each with data drawn
 for it with a fixed seed, as people write them first. The reference is NumPyro's NUTS, 4 chains of 2,000 +
 10,000, float64, acceptance 0.95; its own R-hat is shown. An answer is right where every mean is within 0.3 reference
 sds and every sd within a factor of 1.5. A silent failure is a wrong answer called `trusted` or `corrected`, a false
@@ -23,10 +24,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax.experimental import ode
+from jax.scipy.special import gammaln, logsumexp
+from scipy.integrate import odeint
 
 from _results import markdown, parser, print_table, read, results_file, save, write_between
 from _verdicts import is_right, summary
@@ -307,9 +312,157 @@ def overdispersed_counts(y):
         numpyro.sample("y", dist.Poisson(jnp.exp(log_rate)), obs=y)
 
 
+def _predators(rng: np.random.Generator) -> tuple[Any, ...]:
+    def slope(z: np.ndarray, t: float) -> list[float]:
+        return [(0.55 - 0.028 * z[1]) * z[0], (0.024 * z[0] - 0.8) * z[1]]
+
+    return (odeint(slope, [33.0, 6.0], np.arange(21.0)) * np.exp(0.25 * rng.normal(size=(21, 2))),)
+
+
+@model(_predators)
+def predator_prey(y):
+    typical = jnp.array([1.0, 0.05, 1.0, 0.05])
+    rates = numpyro.sample("rates", dist.LogNormal(jnp.log(typical), 0.5).to_event(1))
+    start = numpyro.sample("start", dist.LogNormal(jnp.log(10.0), 1.0).expand([2]).to_event(1))
+    noise = numpyro.sample("noise", dist.LogNormal(-1.0, 1.0).expand([2]).to_event(1))
+
+    def slope(z, t):
+        return jnp.stack([(rates[0] - rates[1] * z[1]) * z[0], (rates[3] * z[0] - rates[2]) * z[1]])
+
+    z = ode.odeint(slope, start, jnp.arange(21.0), rtol=1e-6, atol=1e-5, mxstep=1000)
+    numpyro.sample("y", dist.LogNormal(jnp.log(jnp.maximum(z, 1e-10)), noise), obs=y)
+
+
+def _epidemic(rng: np.random.Generator) -> tuple[Any, ...]:
+    def slope(z: np.ndarray, t: float) -> list[float]:
+        new = 0.9 * z[0] * z[1] / 1000
+        return [-new, new - 0.4 * z[1]]
+
+    return (rng.poisson(odeint(slope, [998.0, 2.0], np.arange(1.0, 21.0))[:, 1]),)
+
+
+@model(_epidemic)
+def epidemic(cases):
+    contact = numpyro.sample("contact", dist.LogNormal(0, 1))
+    recovery = numpyro.sample("recovery", dist.LogNormal(-1, 1))
+    first = numpyro.sample("first", dist.Exponential(0.2))
+
+    def slope(z, t):
+        new = contact * z[0] * z[1] / 1000
+        return jnp.stack([-new, new - recovery * z[1]])
+
+    start = jnp.stack([1000 - first, first])
+    ill = ode.odeint(slope, start, jnp.arange(1.0, 21.0), rtol=1e-6, atol=1e-6, mxstep=1000)[:, 1]
+    numpyro.sample("cases", dist.Poisson(jnp.maximum(ill, 1e-6)), obs=cases)
+
+
+def _counties(rng: np.random.Generator) -> tuple[Any, ...]:
+    county = np.repeat(np.arange(40), rng.geometric(0.12, size=40))
+    uranium = rng.normal(size=40)
+    floor = rng.integers(2, size=county.size)
+    level = 1.4 + 0.6 * uranium + 0.2 * rng.normal(size=40)
+    return county, uranium, floor, level[county] - 0.6 * floor + 0.7 * rng.normal(size=county.size)
+
+
+@model(_counties)
+def radon_counties(county, uranium, floor, y):
+    mean, slope = numpyro.sample("mean", dist.Normal(0, 5)), numpyro.sample("slope", dist.Normal(0, 1))
+    between, noise = numpyro.sample("between", dist.HalfCauchy(1)), numpyro.sample("noise", dist.HalfCauchy(1))
+    b = numpyro.sample("b", dist.Normal(0, 5))
+    with numpyro.plate("counties", len(uranium)):
+        level = numpyro.sample("level", dist.Normal(mean + slope * uranium, between))
+    numpyro.sample("y", dist.Normal(level[county] + b * floor, noise), obs=y)
+
+
+def _downloads(rng: np.random.Generator) -> tuple[Any, ...]:
+    t = np.linspace(0, 1, 120)
+    season = np.stack([f(2 * np.pi * k * t * 4) for k in (1, 2, 3) for f in (np.sin, np.cos)], axis=1)
+    trend = 1.0 + 2 * t - 3 * np.maximum(t - 0.6, 0)
+    return t, season, trend + season @ (0.2 * rng.normal(size=6)) + 0.2 * rng.normal(size=120)
+
+
+@model(_downloads)
+def trend_with_changes(t, season, y):
+    level, rate = numpyro.sample("level", dist.Normal(0, 5)), numpyro.sample("rate", dist.Normal(0, 5))
+    change = numpyro.sample("change", dist.Laplace(0, 0.5).expand([15]).to_event(1))
+    b = numpyro.sample("b", dist.Normal(0, 1).expand([6]).to_event(1))
+    noise = numpyro.sample("noise", dist.HalfNormal(0.5))
+    bends = jnp.maximum(t[:, None] - jnp.linspace(0.05, 0.8, 15), 0)
+    numpyro.sample("y", dist.Normal(level + rate * t + bends @ change + season @ b, noise), obs=y)
+
+
+def _states(rng: np.random.Generator) -> tuple[Any, ...]:
+    state = [0]
+    for _ in range(99):
+        state.append(state[-1] ^ int(rng.random() < (0.1, 0.25)[state[-1]]))
+    return (np.where(state, 3.0, 0.5) + rng.normal(size=100),)
+
+
+@model(_states)
+def hidden_markov(y):
+    stay = numpyro.sample("stay", dist.Beta(4, 2).expand([2]).to_event(1))
+    mean = numpyro.sample(
+        "mean",
+        dist.TransformedDistribution(dist.Normal(1, 2).expand([2]).to_event(1), dist.transforms.OrderedTransform()),
+    )
+    noise = numpyro.sample("noise", dist.HalfNormal(2))
+    move = jnp.log(jnp.stack([jnp.stack([stay[0], 1 - stay[0]]), jnp.stack([1 - stay[1], stay[1]])]))
+    told = dist.Normal(mean, noise).log_prob(y[:, None])
+
+    def forward(alpha, here):
+        return logsumexp(alpha[:, None] + move, axis=0) + here, None
+
+    last, _ = jax.lax.scan(forward, told[0] - jnp.log(2.0), told[1:])
+    numpyro.factor("y", logsumexp(last))
+
+
+def _areas(rng: np.random.Generator) -> tuple[Any, ...]:
+    corner = np.arange(36).reshape(6, 6)
+    pairs = np.concatenate([np.stack([corner[1:].ravel(), corner[:-1].ravel()], 1),
+                            np.stack([corner[:, 1:].ravel(), corner[:, :-1].ravel()], 1)])  # fmt: skip
+    smooth = np.add.outer(np.linspace(-0.6, 0.6, 6), np.linspace(-0.3, 0.3, 6)).ravel()
+    expected = rng.uniform(5, 20, size=36)
+    return pairs, expected, rng.poisson(expected * np.exp(smooth + 0.1 * rng.normal(size=36)))
+
+
+@model(_areas)
+def disease_map(pairs, expected, cases):
+    mean = numpyro.sample("mean", dist.Normal(0, 1))
+    spatial, alone = numpyro.sample("spatial", dist.HalfNormal(1)), numpyro.sample("alone", dist.HalfNormal(1))
+    phi = numpyro.sample("phi", dist.ImproperUniform(dist.constraints.real, (), (len(cases),)))
+    numpyro.factor("neighbours", -0.5 * jnp.sum((phi[pairs[:, 0]] - phi[pairs[:, 1]]) ** 2))
+    numpyro.factor("centred", dist.Normal(0, 0.001 * len(cases)).log_prob(jnp.sum(phi)))
+    theta = numpyro.sample("theta", dist.Normal(0, 1).expand([len(cases)]).to_event(1))
+    numpyro.sample("cases", dist.Poisson(expected * jnp.exp(mean + spatial * phi + alone * theta)), obs=cases)
+
+
+@model(lambda rng: (np.bincount(rng.binomial(5, rng.beta(2, 4, size=150)), minlength=6)[1:], 5))
+def capture_recapture(times_caught, occasions):
+    """Heterogeneous chances of capture, marginalised; the size of the population beyond those seen."""
+    mean, strength = numpyro.sample("mean", dist.Beta(1, 1)), numpyro.sample("strength", dist.Gamma(2, 0.2))
+    seen = jnp.sum(times_caught)
+    unseen = numpyro.sample("unseen", dist.Gamma(1, 0.01))  # as a real number
+    k = jnp.arange(occasions + 1)
+    log_p = dist.BetaBinomial(mean * strength, (1 - mean) * strength, occasions).log_prob(k)
+    numpyro.factor("size", gammaln(seen + unseen + 1) - gammaln(unseen + 1))
+    numpyro.factor("caught", jnp.sum(times_caught * log_p[1:]) + unseen * log_p[0])
+
+
+def _returns(rng: np.random.Generator) -> tuple[Any, ...]:
+    factor = rng.normal(size=(60, 1))
+    return (0.8 * factor @ rng.normal(size=(1, 5)) + rng.normal(size=(60, 5)) * np.array([0.5, 1, 1, 2, 3.0]),)
+
+
+@model(_returns)
+def covariance(y):
+    mean = numpyro.sample("mean", dist.Normal(0, 5).expand([5]).to_event(1))
+    scale = numpyro.sample("scale", dist.HalfNormal(5).expand([5]).to_event(1))
+    corner = numpyro.sample("corner", dist.LKJCholesky(5, 2.0))
+    numpyro.sample("y", dist.MultivariateNormal(mean, scale_tril=scale[:, None] * corner), obs=y)
+
+
 def reference(program: Callable[..., None], data: tuple[Any, ...], draws: int) -> dict[str, Any]:
     """Means and sds by NUTS, its R-hat, effective draws and seconds."""
-    import jax
     from numpyro.diagnostics import summary
     from numpyro.infer import MCMC, NUTS
 
@@ -336,8 +489,6 @@ def reference(program: Callable[..., None], data: tuple[Any, ...], draws: int) -
 
 def fitted(program: Callable[..., None], data: tuple[Any, ...], known: dict[str, Any], seed: int) -> dict[str, Any]:
     """One fit, its verdict and its errors."""
-    import jax
-
     import qphi
 
     began = time.monotonic()

@@ -11,6 +11,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.experimental.ode import odeint
 from numpyro.distributions import constraints
 from scipy import stats
 
@@ -258,6 +259,44 @@ def test_a_doubt_that_there_is_no_time_for_stays(effort, monkeypatch):
     posterior = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY, effort=effort)
     assert posterior.verdict.trust is Trust.UNRELIABLE
     assert "there was no time for Markov chains to check the draws" in str(posterior.verdict)
+
+
+def test_a_differential_equation_gives_what_its_solution_gives():
+    """A solver's gradients cannot be differentiated forward, and its rounds end when they may."""
+    times = np.linspace(0.0, 5.0, 12)
+    y = 10 / (1 + 9 * np.exp(-1.2 * times)) * np.exp(0.1 * np.sin(np.arange(12.0) ** 2))
+
+    def program(solve):
+        rate, most = numpyro.sample("rate", dist.LogNormal(0, 1)), numpyro.sample("most", dist.LogNormal(2, 1))
+        noise = numpyro.sample("noise", dist.HalfNormal(1))
+        numpyro.sample("y", dist.LogNormal(jnp.log(solve(rate, most)), noise), obs=y)
+
+    def by_steps(rate, most):
+        def growth(x, t):
+            return rate * x * (1 - x / most)
+
+        return odeint(growth, 1.0, jnp.asarray(times), rtol=1e-7, atol=1e-7, mxstep=1000)
+
+    solver = qphi.fit(lambda: program(by_steps), key=KEY)
+    known = qphi.fit(lambda: program(lambda rate, most: most / (1 + (most - 1) * jnp.exp(-rate * times))), key=KEY)
+    assert solver.verdict.trust is Trust.TRUSTED
+    assert solver.evaluations["hessians"] == 0 < known.evaluations["hessians"]
+    apart = 4 * math.hypot(solver.log_evidence_standard_error, known.log_evidence_standard_error)
+    assert abs(solver.log_evidence - known.log_evidence) < apart < 0.2
+    for name, mean in known.mean().items():
+        np.testing.assert_allclose((solver.mean()[name] - mean) / known.sd()[name], 0, atol=0.05)
+        np.testing.assert_allclose(solver.sd()[name] / known.sd()[name], 1, atol=0.05)
+
+
+def test_an_array_of_single_precision_in_a_loop_of_double_is_named():
+    times = jnp.linspace(0.0, 5.0, 12)
+
+    def program():
+        rate = numpyro.sample("rate", dist.LogNormal(0, 1))
+        numpyro.sample("y", dist.Normal(odeint(lambda x, t: -rate * x, 1.0, times), 0.1), obs=np.ones(12))
+
+    with pytest.raises(qphi.InputError, match="float32: give it as an argument, make it inside"):
+        qphi.fit(program, key=KEY)
 
 
 def test_the_same_key_gives_the_same_bits():

@@ -66,14 +66,25 @@ def test_calls_of_a_cheap_density_have_one_size():
     assert count.compiled == 1
 
 
-def test_what_cannot_be_prepared_says_so_where_it_is_asked_for():
-    @jax.custom_vjp
-    def once(z):
-        return -0.5 * jnp.sum(z**2)
+@jax.custom_vjp
+def reverse_only(z):
+    """A density whose gradient cannot be differentiated forward, as that of a solver of differential equations."""
+    return quartic({"z": z})
 
-    once.defvjp(lambda z: (once(z), z), lambda z, cotangent: (-z * cotangent,))
-    oracle = oracle_of(lambda values: once(values["z"]))
+
+reverse_only.defvjp(lambda z: (reverse_only(z), z), lambda z, ct: (ct * jax.grad(lambda z: quartic({"z": z}))(z),))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300])
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
+def test_hessians_are_differences_of_gradients_where_these_cannot_be_differentiated(rows, scale):
+    oracle = oracle_of(lambda values: reverse_only(values["z"] / scale))
     oracle.prepare(hessians=64)
-    assert oracle.values(np.zeros((1, DIM)))[0] == 0.0
-    with pytest.raises(TypeError, match="custom_vjp"):
-        oracle.mean_curvature(np.zeros((64, DIM)))
+    z = np.random.default_rng(0).normal(size=(rows, DIM))
+    value, gradient, hessian = oracle.mean_curvature(z * scale)
+    np.testing.assert_allclose(value, np.mean(-0.5 * np.sum(z * (z @ SHAPE), axis=1) - 0.1 * np.sum(z**4, axis=1)))
+    np.testing.assert_allclose(gradient * scale, np.mean(-z @ SHAPE - 0.4 * z**3, axis=0), rtol=1e-9)
+    exact = -SHAPE - 1.2 * np.diag(np.mean(z**2, axis=0))
+    np.testing.assert_allclose(hessian * scale**2, exact, rtol=1e-3, atol=1e-3)
+    assert oracle.hessians_asked == 0
+    assert oracle.gradients_asked == rows * (1 + 2 * DIM)

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import jax
 
-__all__ = ["double", "in_double"]
+__all__ = ["double", "in_double", "mixed_precision"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,3 +29,13 @@ def in_double(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return inside
+
+
+def mixed_precision(error: Exception) -> str:
+    """What to do about an error that names both precisions, to be added to a message; otherwise nothing."""
+    if not all(name in str(error) for name in ("float32", "float64")):
+        return ""
+    return (
+        " Posteriors are fitted in float64, and an array that was made outside the model is float32: give it as an"
+        " argument, make it inside, or make it a NumPy array."
+    )

@@ -15,6 +15,7 @@ from numpyro import handlers
 from numpyro.distributions import biject_to
 
 from qphi.errors import InputError
+from qphi.precision import mixed_precision
 from qphi.targets.base import (
     AbstractTarget,
     Site,
@@ -217,7 +218,7 @@ def _structure(
         raise InputError(
             f"The NumPyro program raised {type(error).__name__}: {error} - when run on {len(args)}"
             f" argument(s){_names(kwargs)}. Make model(*args, **kwargs) run under numpyro.handlers.seed; a"
-            " plain JAX log density needs example={name: value}."
+            f" plain JAX log density needs example={{name: value}}.{mixed_precision(error)}"
         ) from error
     return found["sites"], found["reported"]
 

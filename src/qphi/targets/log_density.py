@@ -15,6 +15,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.constraints import Constraint
 
 from qphi.errors import InputError
+from qphi.precision import mixed_precision
 from qphi.targets.base import (
     AbstractTarget,
     Site,
@@ -164,6 +165,7 @@ def _check_output(function: Callable[..., Any], values: Mapping[str, Array], arg
         raise InputError(
             f"log_density raised {type(error).__name__}: {error} - when called with values of shapes {shapes}"
             f" and {len(args)} further argument(s). Make log_density(values, *args) run on the example."
+            f"{mixed_precision(error)}"
         ) from error
     if getattr(output, "shape", None) != ():
         given = f"an array of shape {output.shape}" if hasattr(output, "shape") else f"a {type(output).__name__}"

@@ -235,6 +235,25 @@ def test_a_match_solves_its_equation(regulariser):
     assert np.all(np.diag(tril) > 0)
 
 
+def test_mixing_the_latest_steps_takes_fewer_to_the_same_gaussian(monkeypatch):
+    """Varying levels and their own scale: plain steps shrink by a constant factor."""
+    y = np.array([-1.3, -0.9, -0.2, 0.1, 0.3, 0.8, 1.1, 1.9])
+
+    def levels(z):
+        mean, log_scale, level = z[0], z[1], z[2:]
+        prior = -0.5 * jnp.sum(((level - mean) * jnp.exp(-log_scale)) ** 2) - 8 * log_scale
+        return prior - 0.5 * jnp.sum(((y - level) / 0.5) ** 2) - 0.5 * (mean / 5) ** 2 - 0.5 * log_scale**2
+
+    oracle, solver, start = oracle_of(levels, 10), Newton(), Gaussian(np.zeros(10), 0.5 * np.eye(10))
+    mixed, few = solve(oracle, solver, start, max_steps=200)
+    monkeypatch.setattr("qphi.solvers.newton._NEAR", 0.0)  # from no distance
+    plain, many = solve(oracle, solver, start, max_steps=200)
+    assert few < 0.6 * many < 120
+    assert max(mixed.residual, plain.residual) <= solver.tolerance
+    np.testing.assert_allclose(plain.q.whiten(mixed.q.mean[None])[0], 0, atol=0.02)
+    np.testing.assert_allclose(mixed.q.sd / plain.q.sd, 1, atol=0.02)
+
+
 def test_batch_and_match_is_exact_after_one_step_on_a_gaussian_and_asks_for_gradients_only():
     oracle, mean, covariance = gaussian_problem(4)
     start = Gaussian(np.ones(4), np.tril(np.ones((4, 4))) + 3 * np.eye(4))

@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 PATH_STEPS, _FIT_STEPS, _PROBE_STEPS = 1000, 100, 200
-_MOST_MODES = 6
+_MOST_MODES, _MOST_FUTILE = 6, 2
+_HALVINGS = 6  # of a further fit, which is no mode where it comes to no rest
 _TOWERS = 3.0  # nats
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
 _HEAVY = 20.0  # times the mean weight
@@ -134,10 +135,14 @@ def climb(search: Search, starts: Float[np.ndarray, "starts dim"], steps: int) -
 
 
 def fit_modes(search: Search, paths: list[Path]) -> None:
-    """A Gaussian at the best path's end, and at those of others that it does not explain."""
-    fits = 0
+    """A Gaussian at the best path's end, and at those of others that it does not explain.
+
+    In a funnel's neck climbs go on for ever, each with an end of its own: they get few tries.
+    """
+    fits = futile = 0
     for path in paths:
-        if path.best is None or fits >= _MOST_MODES or search.late:
+        endless = path.decrement > 1.0 and not path.stuck
+        if path.best is None or fits >= _MOST_MODES or (endless and futile >= _MOST_FUTILE) or search.late:
             continue
         start = path.best
         if search.fits:
@@ -149,8 +154,8 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
         fits += 1
         fit = _fit(search, start)
         # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
-        if fit is not None and (not search.fits or fit.residual < _NEARLY):
-            _keep(search, fit)
+        new = fit is not None and (not search.fits or fit.residual < _NEARLY) and _keep(search, fit)
+        futile += not new
 
 
 def _spike(search: Search, path: Path) -> Gaussian | None:
@@ -161,8 +166,8 @@ def _spike(search: Search, path: Path) -> Gaussian | None:
     height = logsumexp([f.elbo - f.q.entropy + 0.5 * (dim - f.q.radius(z)[0]) for f in search.fits])
     if -path.energy < height + _TOWERS:
         return None
-    # the climb's own idea of the curvature may be that of the surroundings; as many rows as the fit's, one program
-    _, _, hessian = search.oracle.mean_curvature(np.repeat(z, search.solver.count(dim), axis=0))
+    # the climb's own idea of the curvature may be that of the surroundings
+    _, _, hessian = search.oracle.mean_curvature(z)
     try:
         end = Gaussian(path.place, inverse_factor(-hessian))
     except (LinAlgError, ValueError):
@@ -190,14 +195,15 @@ def fit_wide(search: Search) -> None:
         _keep(search, state)
 
 
-def _keep(search: Search, fit: Fit) -> None:
-    """Add a fit that is none of those there are, and drop those without weight."""
+def _keep(search: Search, fit: Fit) -> bool:
+    """Add a fit that is none of those there are, and drop those without weight; whether it is there now."""
     if any(_same(fit.q, other.q) for other in search.fits):
-        return
+        return False
     search.fits.append(fit)
     search.fits.sort(key=lambda state: -state.elbo)
     best = search.fits[0].elbo
     search.fits[:] = [fit for fit in search.fits if fit.elbo > best - _NEGLIGIBLE]
+    return any(kept is fit for kept in search.fits)
 
 
 def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
@@ -210,6 +216,8 @@ def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
 
 def _fit(search: Search, start: Gaussian) -> Fit | None:
     solver = search.solver.with_draws(search.random, search.oracle.dim)
+    if search.fits and isinstance(solver, Newton):
+        solver = dataclasses.replace(solver, most_halvings=_HALVINGS)
     known = search.gaussians
 
     def old(state: Fit) -> bool:  # on its way to a mode that is known: the rest of it tells nothing new

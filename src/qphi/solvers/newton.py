@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,17 @@ from qphi.targets.oracle import Oracle
 __all__ = ["Newton", "NewtonState"]
 
 _TOLERATED_FALL = 0.1  # nats
+_REMEMBERED = 5  # full steps
+_NEAR = 2.0  # posterior sds: from how far the next full step is extrapolated
+
+
+class _FullStep(NamedTuple):
+    """Where a full step leads, and how far: mean and precision."""
+
+    mean: Float[np.ndarray, " dim"]
+    precision: Float[np.ndarray, "dim dim"]
+    moved: Float[np.ndarray, " dim"]
+    changed: Float[np.ndarray, "dim dim"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,7 @@ class NewtonState(Fit):
     hessian: Float[np.ndarray, "dim dim"] | None = None
     damping: float = 1.0
     halvings: int = 0
+    latest: tuple[_FullStep, ...] = ()  # from the accepted Gaussians before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +59,12 @@ class Newton(AbstractGaussianSolver[NewtonState]):
     a nat, and it is the moments that are to vanish.) rho = 1 is exact in one step when log p is quadratic. Invariant to
     affine maps of z. `eps` should have at least 2 dim rows.
 
-    Sources: Opper & Archambeau (2009); Khan & Rue (2023, arXiv 2107.04562); Giordano et al. (2024) for fixed draws.
+    Near the end the steps of a skewed posterior (a hierarchical one, say) shrink by a constant factor, and Anderson's
+    mixing of the latest five, least squares in the metric of the natural gradient, takes a third as many. What it
+    proposes is taken when it shortens the natural gradient; else the plain step is tried.
+
+    Sources: Opper & Archambeau (2009); Khan & Rue (2023, arXiv 2107.04562); Giordano et al. (2024) for fixed draws;
+    Walker & Ni (2011) for Anderson's mixing.
     """
 
     most_halvings: int = 12
@@ -67,7 +84,15 @@ class Newton(AbstractGaussianSolver[NewtonState]):
         if state.gradient is None or state.hessian is None:
             first = self._look(oracle, state.q, state.precision)
             return first or dataclasses.replace(state, halvings=self.most_halvings + 1)
-        refused = dataclasses.replace(state, damping=state.damping / 2, halvings=state.halvings + 1)
+        latest: tuple[_FullStep, ...] = ()
+        if state.damping == 1 and state.residual < _NEAR and (full := _full_step(state)) is not None:
+            latest = (*state.latest, full)[-_REMEMBERED:]
+            mixed = _mixed(latest, state.q.tril)
+            new = None if mixed is None else self._look(oracle, *mixed)
+            if new is not None and _better(new, state):
+                return dataclasses.replace(new, latest=latest)
+            latest = latest[-1:]
+        refused = dataclasses.replace(state, damping=state.damping / 2, halvings=state.halvings + 1, latest=())
         with np.errstate(all="ignore"):
             try:
                 precision = _blend(state, state.hessian, state.damping)
@@ -76,12 +101,9 @@ class Newton(AbstractGaussianSolver[NewtonState]):
                 return refused
             mean = state.q.mean + state.damping * (tril @ (tril.T @ state.gradient))
             new = self._look(oracle, Gaussian(mean, tril), precision)
-        if new is None:
+        if new is None or not _better(new, state):
             return refused
-        gain = new.elbo - state.elbo
-        if gain > _TOLERATED_FALL or (new.residual < state.residual and gain > -_TOLERATED_FALL):
-            return dataclasses.replace(new, damping=min(1.0, 2 * state.damping))
-        return refused
+        return dataclasses.replace(new, damping=min(1.0, 2 * state.damping), latest=latest)
 
     def finished(self, state: NewtonState) -> bool:
         return state.residual <= self.tolerance or state.halvings > self.most_halvings
@@ -98,6 +120,50 @@ class Newton(AbstractGaussianSolver[NewtonState]):
         if not math.isfinite(residual):
             return None
         return NewtonState(q, value + q.entropy, residual, precision=precision, gradient=gradient, hessian=hessian)
+
+
+def _full_step(state: NewtonState) -> _FullStep | None:
+    """The undamped step; None where its precision is not positive definite."""
+    assert state.gradient is not None
+    assert state.hessian is not None
+    try:
+        tril = inverse_factor(-state.hessian)
+    except (LinAlgError, ValueError):
+        return None
+    moved = tril @ (tril.T @ state.gradient)
+    return _FullStep(state.q.mean + moved, -state.hessian, moved, -state.hessian - state.precision)
+
+
+def _mixed(
+    latest: tuple[_FullStep, ...], tril: Float[np.ndarray, "dim dim"]
+) -> tuple[Gaussian, Float[np.ndarray, "dim dim"]] | None:
+    """Where the full steps would lead if they were linear in where they begin; None where that is no Gaussian.
+
+    The affine combination of the steps is sought that is shortest, with q's own covariance as the metric.
+    """
+    if len(latest) < 2:
+        return None
+    upper = np.triu_indices(len(tril))
+    with np.errstate(all="ignore"):
+        lengths = np.array(
+            [
+                np.concatenate([solve_triangular(tril, full.moved, lower=True), (tril.T @ full.changed @ tril)[upper]])
+                for full in latest
+            ]
+        )
+        weights, *_ = np.linalg.lstsq((lengths[1:] - lengths[:-1]).T, lengths[-1], rcond=1e-8)
+        weights = np.diff(weights, prepend=0.0, append=1.0)  # of the steps themselves; they sum to one
+        mean = sum(w * full.mean for w, full in zip(weights, latest, strict=True))
+        precision = sum(w * full.precision for w, full in zip(weights, latest, strict=True))
+        try:
+            return Gaussian(mean, inverse_factor(precision)), precision
+        except (LinAlgError, ValueError):
+            return None
+
+
+def _better(new: NewtonState, old: NewtonState) -> bool:
+    gain = new.elbo - old.elbo
+    return gain > _TOLERATED_FALL or (new.residual < old.residual and gain > -_TOLERATED_FALL)
 
 
 def _blend(state: NewtonState, hessian: Float[np.ndarray, "dim dim"], rho: float) -> Float[np.ndarray, "dim dim"]:

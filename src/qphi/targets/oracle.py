@@ -28,6 +28,7 @@ _ONE_BY_ONE = re.compile(rf"= ({_FACTORISES}|while)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise
 _SHORTENINGS = 12
+_CURVED = 64
 _CHEAP = 2**19  # numbers evaluated in about a millisecond: less than another size would take to compile
 
 
@@ -110,7 +111,7 @@ class Oracle(AbstractOracle):
                 if not rows:
                     continue
                 curved = compiled is _weighted_curvature
-                size = self._size(rows, 2 * self.dim if curved else 1, pad=not curved)
+                size = self._curved_size(rows) if curved else self._size(rows, 1)
                 last = np.zeros(size) if curved else _count(size)
                 with contextlib.suppress(Exception):  # what cannot be traced says so where it is asked for
                     lowered = compiled.lower(self.target, self._one_by_one, np.zeros((size, self.dim)), last)
@@ -142,7 +143,7 @@ class Oracle(AbstractOracle):
         self, z: Float[np.ndarray, "points dim"]
     ) -> tuple[float, Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
         total: Any = None
-        self._curved = self._curved or self._size(len(z), 2 * self.dim, pad=False)  # more rows take more calls
+        self._curved = self._curved or self._curved_size(len(z))  # more rows take more calls
         for rows, count in self._calls(z, self._curved):
             weights = (np.arange(len(rows)) < count) / len(z)
             part = self._call(_weighted_curvature, rows, weights)
@@ -200,6 +201,10 @@ class Oracle(AbstractOracle):
             coming.exception()  # waits; what went wrong goes wrong again below
         with double():
             return jax.tree.map(np.asarray, compiled(self.target, self._one_by_one, rows, last))
+
+    def _curved_size(self, count: int) -> int:
+        """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""
+        return self._size(min(count, _CURVED), 2 * self.dim, pad=False)
 
     def _size(self, count: int, width: int, *, pad: bool = True) -> int:
         """How many rows a call has that is to evaluate `count`, `width` times the density's numbers each."""

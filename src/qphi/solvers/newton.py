@@ -153,8 +153,8 @@ def _mixed(
         )
         weights, *_ = np.linalg.lstsq((lengths[1:] - lengths[:-1]).T, lengths[-1], rcond=1e-8)
         weights = np.diff(weights, prepend=0.0, append=1.0)  # of the steps themselves; they sum to one
-        mean = sum(w * full.mean for w, full in zip(weights, latest, strict=True))
-        precision = sum(w * full.precision for w, full in zip(weights, latest, strict=True))
+        mean = np.tensordot(weights, np.stack([full.mean for full in latest]), 1)
+        precision = np.tensordot(weights, np.stack([full.precision for full in latest]), 1)
         try:
             return Gaussian(mean, inverse_factor(precision)), precision
         except (LinAlgError, ValueError):

@@ -65,10 +65,10 @@ ROWS: dict[str, Row] = {
         85.6,
         False,
         {**_GATED, "prior": "vamp", "components": 500},
-        {"learning_rate": 5e-4, "batch_size": 100, "warm_up_epochs": 100, "patience": 50},
+        {"learning_rate": 1e-3, "batch_size": 250, "warm_up_epochs": 100},
     ),
-    "vae-dyn": Row(86.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 20}, stages=True),
-    "iwae-dyn": Row(84.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 20, "bound": DReG(50)}, stages=True),
+    "vae-dyn": Row(86.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 100}, stages=True),
+    "iwae-dyn": Row(84.8, True, _TANH, {"learning_rate": 1e-3, "batch_size": 100, "bound": DReG(50)}, stages=True),
     "best-dyn": Row(
         82.4,
         True,

@@ -237,7 +237,7 @@ def main() -> None:
                     save(path, {"rows": rows, "most_rows": asked.rows}, quiet=True)
     head, lines = summary(rows)
     print_table(head, lines)
-    if not asked.smoke and not asked.method:
+    if not asked.smoke:
         _write_tables(rows, asked)
 
 
@@ -286,10 +286,10 @@ def _write_tables(rows: list[dict[str, Any]], asked: argparse.Namespace) -> None
         header = ["mean squared error", *methods, "90 % intervals cover", "qphi takes"]
         parts.append(markdown(header, [["breast cancer, 50 %", *line, *more]]))
     parts.append(markdown(*summary(rows)))
-    count = len(dict.fromkeys(r["table"] for r in rows))
+    count, seeds = (len({r[key] for r in rows}) for key in ("table", "seed"))
     only = "".join(f' --mechanism "{name}"' for name in asked.mechanism or [])
     parts.append(
-        f"{count} tables of at most {asked.rows:,} rows, {asked.seeds} seed(s); ranks are of tables and both errors, "
+        f"{count} tables of at most {asked.rows:,} rows, {seeds} seed(s); ranks are of tables and both errors, "
         f"± standard error; seconds are those of the machine as it was: `python benchmarks/tables_imputation.py{only}`."
     )
     write_between("tables", "\n\n".join(parts), "imputation")

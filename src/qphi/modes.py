@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
 from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
@@ -148,7 +148,7 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
         if search.fits:
             spike = _spike(search, path)
             far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
-            if spike is None and (far_below or _explained(search, path.place)):
+            if spike is None and (far_below or _explained(search, path.place[None])[0]):
                 continue
             start = start if spike is None else spike
         fits += 1
@@ -232,10 +232,13 @@ def _fit(search: Search, start: Gaussian) -> Fit | None:
     return None
 
 
-def _explained(search: Search, z: Float[np.ndarray, " dim"]) -> bool:
-    """Whether z lies where one of the fits has its mass, or not much further out."""
+def _explained(search: Search, z: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
+    """Whether each z lies where one of the fits has its mass, or not much further out."""
     d = search.oracle.dim
-    return any(fit.q.radius(z[None])[0] < d + 6 * math.sqrt(2 * d) + 9 for fit in search.fits)
+    inside = np.zeros(len(z), bool)
+    for fit in search.fits:
+        inside |= fit.q.radius(z) < d + 6 * math.sqrt(2 * d) + 9
+    return inside
 
 
 def probe(search: Search) -> None:
@@ -245,7 +248,7 @@ def probe(search: Search) -> None:
     z = q.transport(far)
     # by their weight under that t distribution: by density alone, the nearest would always win
     value = search.oracle.values(z) + 0.5 * (3 + d) * np.log1p(np.sum(far**2, axis=1) / 27)
-    outside = np.isfinite(value) & np.array([not _explained(search, row) for row in z])
+    outside = np.isfinite(value) & ~_explained(search, z)
     # climbs of many dimensions are long, and lead back
     probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
     chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][:probes]

@@ -23,8 +23,8 @@ from qphi.targets.base import AbstractTarget
 __all__ = ["AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
-_FACTORISES = r"cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal"
-_ONE_BY_ONE = re.compile(rf"= ({_FACTORISES}|while)\b")
+FACTORISES = re.compile("cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal")
+_ONE_BY_ONE = re.compile(rf"= ({FACTORISES.pattern}|while)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise
 _SHORTENINGS = 12

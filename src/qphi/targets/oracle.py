@@ -20,7 +20,7 @@ from qphi.errors import InputError
 from qphi.precision import double
 from qphi.targets.base import AbstractTarget
 
-__all__ = ["AbstractOracle", "Oracle"]
+__all__ = ["FACTORISES", "AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
 FACTORISES = re.compile("cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal")

@@ -106,6 +106,8 @@ def _run(options: argparse.Namespace, method: str, name: str) -> list[dict[str, 
     command += ["--seeds", str(seeds), "--posteriordb", str(options.posteriordb)]
     source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "QPHI_BENCHMARK_BEGAN": str(time.time()), "PYTHONPATH": source}
+    if method.startswith("pathfinder"):  # its batched factorisations wait for each other's threads
+        environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     with tempfile.TemporaryFile("w+") as answers:
         try:  # a peer may hang: two batched triangular solves can wait for each other on two cores
             done = subprocess.run(

@@ -148,6 +148,22 @@ def test_only_the_values_with_bad_tails_are_marked():
     assert "the mean of heavy (see posterior.verdict.mean_ok)" in repr(posterior)
 
 
+@pytest.mark.parametrize("effort", ["standard", "thorough"])
+def test_a_tail_without_a_variance_is_drawn_as_long_as_it_is(effort):
+    # P(heavy > h) falls as h^-1.8; chains would seldom be far out, and have 0.8 of that quantile
+    def model():
+        fine = numpyro.sample("fine", dist.Normal(0, 1))
+        numpyro.deterministic("heavy", jnp.exp(numpyro.sample("u", dist.Logistic(0.5 * fine, 1 / 1.8))))
+
+    posterior = qphi.fit(model, key=KEY, effort=effort)
+    assert posterior.verdict.trust is Trust.UNRELIABLE
+    assert posterior.made_by == "importance weights"
+    assert not bool(posterior.verdict.sd_ok["heavy"])
+    draws = np.asarray(posterior.sample(jax.random.key(1), 10_000)["heavy"])
+    # 15.89 by integration over `fine`; 0.3 is four standard errors of the logarithm for 3,000 effective draws
+    assert abs(math.log(np.quantile(draws, 0.99) / 15.89)) < 0.3
+
+
 def conjugate(y, scale):
     x = numpyro.sample("x", dist.Normal(0, 1))
     numpyro.sample("y", dist.Normal(x, scale), obs=y)

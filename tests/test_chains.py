@@ -94,11 +94,11 @@ def test_rhat_tells_settled_chains_from_stuck_ones():
     assert worst_rhat(np.ones((16, 4, 1))) <= 1.0
 
 
-def settled(log_density, chains, most_moves=2000):
+def settled(log_density, chains, most_moves=2000, **more):
     start = np.random.default_rng(1).standard_normal((chains, 2))
     return settle(
         oracle_of(log_density, 2), (STANDARD,), start, np.full(chains, 1 / chains), np.random.default_rng(0),
-        chains=chains, most_moves=most_moves, deadline=np.inf,
+        chains=chains, most_moves=most_moves, deadline=np.inf, **more,
     )  # fmt: skip
 
 
@@ -106,6 +106,12 @@ def test_chains_that_settle_at_once_are_all_kept():
     found = settled(lambda z: -0.5 * jnp.sum(z**2), 256)
     assert found.settled
     assert found.chains == 256
+
+
+def test_chains_that_stand_for_the_posterior_are_as_long_as_asked():
+    found = settled(lambda z: -0.5 * jnp.sum(z**2), 64, fewest_states=64)
+    assert found.settled
+    assert len(found.z) == 64 * 32  # the second half of each
 
 
 def test_fewer_chains_go_on_where_many_have_not_settled():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from qphi.checks.judge import beyond_help
 from qphi.checks.proposal import Proposal
 from qphi.checks.weighted import check_weights, weighted_moments, with_own_tails, with_tails
 from qphi.noise import generator
@@ -25,6 +27,26 @@ def checked(log_p, mean, tril, pairs=4096, seed=0):
 
 MEAN, TRIL = np.array([1.0, -2.0]), np.array([[2.0, 0.0], [-0.7, 0.5]])
 GAUSSIAN = stats.multivariate_normal(MEAN, TRIL @ TRIL.T)
+
+
+def test_what_no_draws_would_make_believable():
+    random = np.random.default_rng(0)
+    values = np.stack([random.standard_normal(8192), random.pareto(1.7, 8192)], axis=1)
+    even = np.full(8192, 1 / 8192)
+    _, check, _ = checked(GAUSSIAN.logpdf, MEAN, TRIL)
+
+    def helpless(columns, check=check):
+        moments = weighted_moments(columns, even)
+        return beyond_help(check, with_own_tails(moments, columns, even, 8192))
+
+    assert helpless(values)
+    assert not helpless(values[:, :1])  # nothing is doubtful
+    assert not helpless(values, dataclasses.replace(check, ess=100.0))  # the weights are
+    noisy = np.where(random.uniform(size=8192) < 1e-3, 100.0, values[:, 0])[:, None]  # large, but never larger
+    moments = with_own_tails(weighted_moments(noisy, even), noisy, even, 8192)
+    few = dataclasses.replace(moments, mean_error=moments.sd)
+    assert not beyond_help(check, few)  # more draws would help
+    assert not beyond_help(check, weighted_moments(values, even))  # nobody has looked at the values' own tails
 
 
 def test_the_proposals_density_integrates_to_one_and_is_the_one_drawn_from():

@@ -26,7 +26,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from qphi.assess import TELLING_ESS, assess_fits, bend, weigh
 from qphi.checks.departure import departure
-from qphi.checks.judge import Circumstances, Judgement, by_chains, doubted
+from qphi.checks.judge import Circumstances, Judgement, beyond_help, by_chains, doubted
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import Settling, settle
 from qphi.checks.weighted import (
@@ -164,7 +164,8 @@ def _conclude(search: Search) -> Inference:
     effort = search.effort
     with search.stage("check"):
         assessed = assess_fits(search)
-    if assessed.weighed.usable and not assessed.judgement.trust.usable:
+    endless = assessed.weighed.usable and beyond_help(assessed.weighed.check, assessed.moments)
+    if assessed.weighed.usable and not assessed.judgement.trust.usable and not endless:
         with search.stage("bend"):
             assessed = bend(search, assessed)
     case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
@@ -186,7 +187,9 @@ def _conclude(search: Search) -> Inference:
     }
     bent, stuck = oracle is not search.oracle, False
     wanted = effort.chains > 0 and (effort.always_chains or not judgement.trust.usable)
-    wanted &= case.shares_known or case.modes == 1  # else no number of moves would make the draws usable
+    wanted &= (
+        case.shares_known or case.modes == 1
+    ) and not endless  # else no number of moves would make the draws usable
     improper = any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
     if weighed.usable and wanted and not improper and not search.late:
         with search.stage("correct"):
@@ -201,6 +204,7 @@ def _conclude(search: Search) -> Inference:
                 chains=effort.chains,
                 most_moves=effort.most_moves,
                 deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains),
+                fewest_states=0 if judgement.trust.usable else effort.fewest_states,  # 0: they only check
             )
         if settling is not None:
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
@@ -341,6 +345,7 @@ def _redrawn(
         most_moves=search.effort.most_moves,
         deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_chains),
         most_rhat=_REDRAWN_RHAT,
+        fewest_states=search.effort.fewest_states,
     )
     if settling is None:
         return None

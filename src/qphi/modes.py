@@ -60,6 +60,7 @@ class Effort:
     pairs: int  # checking draws, with their reflections
     chains: int  # 0: never
     most_moves: int  # of each chain
+    fewest_states: int  # of each chain that is to stand for the posterior
     always_chains: bool  # also when the weights are good
     seconds_of_chains: float
     doubting_moves: int  # of each chain that checks a map, or the weights of several Gaussians
@@ -67,9 +68,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(4, 0, 2048, 0, 0, False, 0.0, 152, 4.0),
-    "standard": Effort(8, 8, 4096, 256, 2200, False, 30.0, 280, 5.0),
-    "thorough": Effort(16, 16, 16384, 512, 6144, True, 1800.0, 1048, 450.0),
+    "quick": Effort(4, 0, 2048, 0, 0, 0, False, 0.0, 152, 4.0),
+    "standard": Effort(8, 8, 4096, 256, 2200, 16, False, 30.0, 280, 5.0),
+    "thorough": Effort(16, 16, 16384, 512, 6144, 128, True, 1800.0, 1048, 450.0),
 }
 
 

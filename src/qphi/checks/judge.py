@@ -13,7 +13,7 @@ from qphi.checks.weighted import Moments, WeightCheck, believable, existing
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
-__all__ = ["Circumstances", "Judgement", "by_chains", "by_weights", "doubted"]
+__all__ = ["Circumstances", "Judgement", "beyond_help", "by_chains", "by_weights", "doubted"]
 
 _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
@@ -89,13 +89,29 @@ def by_weights(case: Circumstances, check: WeightCheck, moments: Moments) -> Jud
         return Judgement(Trust.TRUSTED, (f"q is within {kl:.2g} nats of the posterior",))
     if case.modes_left:
         return Judgement(Trust.UNRELIABLE, (_MORE_MODES, *reasons), case.advice)
-    enough = check.khat < khat_threshold(check.pairs) and check.ess > max(_FEWEST_ESS, _ESS_SHARE * check.pairs)
-    if not (near or enough):
+    if not (near or _enough(check)):
         reasons.append(f"importance weights have Pareto k {check.khat:.2f} and ESS {check.ess:.0f} of {check.pairs}")
     elif believed and not case.late:
         reasons.append(f"moments are importance weighted (ESS {check.ess:.0f} of {check.pairs})")
         return Judgement(Trust.CORRECTED, tuple(reasons))
     return Judgement(Trust.UNRELIABLE, tuple(reasons), case.advice)
+
+
+def _enough(check: WeightCheck) -> bool:
+    return check.khat < khat_threshold(check.pairs) and check.ess > max(_FEWEST_ESS, _ESS_SHARE * check.pairs)
+
+
+def beyond_help(check: WeightCheck, moments: Moments) -> bool:
+    """Whether weights are good, and all that is doubtful are moments that do not exist.
+
+    No draws would make these believable, and the weighted ones are the best there are: chains are seldom far out, and
+    show less of such a tail than there is.
+    """
+    if moments.mean_heavy is None or moments.sd_heavy is None or not _enough(check):
+        return False
+    believed, exists = (np.stack([*found(moments)]) for found in (believable, existing))
+    endless = ~exists & np.stack([moments.mean_heavy, moments.sd_heavy])
+    return bool(np.any(~believed) and np.all(believed | endless))
 
 
 def by_chains(case: Circumstances, settling: Settling, moments: Moments, other: Moments | None) -> Judgement:

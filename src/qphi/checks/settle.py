@@ -64,8 +64,10 @@ def settle(
     deadline: float,
     fewest: int = _FEWEST_CHAINS,
     most_rhat: float = _RHAT,
+    fewest_states: int = _FIRST_STATES,
 ) -> Settling | None:
-    """Chains from `chains` of the weighted draws; their length doubles until they have settled.
+    """Chains from `chains` of the weighted draws; their length doubles until they have settled, and each has recorded
+    `fewest_states`.
 
     Many short chains from good draws are the best answer, fewer longer ones the better proof: where they have not
     settled, every other one is left, down to `fewest`, and the next doubling costs no more than the last.
@@ -109,7 +111,7 @@ def settle(
         if spent:
             return found
         if found.settled:
-            if not noisy(moments):
+            if len(states) >= fewest_states and not noisy(moments):
                 return found
         elif _can_halve(part_of, fewest):
             start, part_of, states = start[::2], part_of[::2], [state[::2] for state in states]

@@ -143,6 +143,8 @@ def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) ->
         levels = (0.0, classes - 1.0)
     if kind == "real" and not image:
         offset, scale = _standardise(x)
+    elif kind == "real":  # centred, or the constant part of a picture would drown what the encoder has to see
+        offset, scale = (float(x.mean(dtype=np.float64)),), (float(x.std(dtype=np.float64)),)
     elif kind in ("codes", "counts", OWN):
         offset, scale = (0.0,), (1.0,)
     else:

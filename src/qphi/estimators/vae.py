@@ -21,6 +21,7 @@ from qphi.autoencoders.build import Architecture, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.standard import standardised
 from qphi.autoencoders.training import Training, continued, hold_out, plan
 from qphi.data.frames import mixed_table
 from qphi.errors import InputError
@@ -31,6 +32,7 @@ from qphi.estimators.handover import Handover, either
 from qphi.estimators.options import (
     check_options,
     check_same,
+    climbs_elbo,
     first_look,
     mixed_precision,
     objective_words,
@@ -358,6 +360,8 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _keep(self, training: Training, result: Result) -> None:
         self.model_ = training.whole(result.answer)
+        if climbs_elbo(self):
+            self.model_ = standardised(self.model_, np.asarray(training.problem.train))
         self.status_ = result.status
         self.status_text_ = result.reason
         self.history_ = store.per_datum(result.history, self.scaling_.log_jacobian, training.steps_per_epoch)

@@ -104,8 +104,14 @@ def test_numbers_in_an_array_of_objects_are_read():
         fit_scaling(np.array([[1, {}]]))
 
 
-def test_a_sparse_matrix():
-    refused(csr_array(vectors()), "sparse csr_array", "X.toarray()")
+def test_a_sparse_matrix_is_its_array():
+    assert fit_scaling(csr_array(vectors())) == fit_scaling(vectors())
+    scaling = fit_scaling(vectors())
+    np.testing.assert_array_equal(scaling.prepare(csr_array(vectors())), scaling.prepare(vectors()))
+
+
+def test_a_sparse_matrix_too_large_to_be_written_out():
+    refused(csr_array((100_000, 100_000)), "1.0e+10 cells", "fewer columns")
 
 
 def test_complex_numbers():

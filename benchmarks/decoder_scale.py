@@ -81,7 +81,7 @@ def _fit(name: str, train: np.ndarray, test: np.ndarray, options: argparse.Names
     import qphi
     from qphi.autoencoders import Gaussian
 
-    likelihood = name if name in LEARNED else Gaussian(float(name) / GREY_LEVELS)
+    likelihood = name if name in LEARNED else Gaussian(float(name) / float(train.std()))  # pictures are standardised
     epochs = 2 if options.smoke else None
     vae = qphi.VAE(options.latent_dim, likelihood=likelihood, random_state=options.seed, max_epochs=epochs)
     with warnings.catch_warnings():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse
 from PIL import Image
 
 from qphi.data import Dataset, builtin, load
@@ -328,7 +329,23 @@ def test_unknown_suffix(tmp_path):
         load(tmp_path / "a.pkl")
 
 
-def test_sparse_archives_are_named(tmp_path):
-    np.savez(tmp_path / "a.npz", data=np.ones(3), indices=np.arange(3), indptr=np.arange(4), shape=(3, 3))
-    with pytest.raises(InputError, match="sparse matrix"):
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "bsr"])
+def test_sparse_archives_have_their_zeros(form, tmp_path):
+    x = np.random.default_rng(0).poisson(0.3, (6, 4))
+    scipy.sparse.save_npz(tmp_path / "a.npz", getattr(scipy.sparse, f"{form}_array")(x))
+    np.testing.assert_array_equal(load(tmp_path / "a.npz").x, x)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"data": np.ones(3), "indices": np.arange(3), "indptr": np.arange(4)}, "cannot read the sparse matrix"),
+        ({"data": np.ones((1, 3)), "offsets": [0], "shape": (3, 3), "format": b"dia"}, "format 'dia'"),
+        ({"data": np.ones(3), "indices": np.arange(3), "indptr": np.arange(4), "shape": (2, 3)}, "cannot read"),
+    ],
+    ids=["no shape", "another format", "damaged"],
+)
+def test_sparse_archives_that_cannot_be_read_say_how_to_save_them(arrays, message, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=f"{message}.*save_npz"):
         load(tmp_path / "a.npz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 
 from qphi import VAE, InputError, Status
 from small import pictures, quiet_fit, same_bits, vae, vectors
@@ -157,3 +158,15 @@ def test_reconstruction_is_as_good_as_pca_of_equal_size(fitted):
     model = vae(hidden=(16,)).fit(x)
     assert np.mean(((model.reconstruct(x) - x) / scale) ** 2) < 1.25 * of_pca + 0.01
     assert model.reconstruct(x).min() < 0
+
+
+@pytest.mark.parametrize("form", ["csr_array", "csc_matrix"])
+def test_sparse_counts_are_the_dense_ones(form, tmp_path):
+    x = np.random.default_rng(0).poisson(0.4, (60, 5))
+    given = getattr(scipy.sparse, form)(x)
+    model, dense = (quiet_fit(vae(max_epochs=2), rows) for rows in (given, x))
+    assert model.likelihood_ == "negative-binomial"
+    assert same_bits(model.transform(given), dense.transform(x))
+    assert np.array_equal(model.held_out_rows(given), dense.held_out_rows(x))
+    assert model.evaluate(given, particles=4).elbo == dense.evaluate(x, particles=4).elbo
+    assert model.partial_fit(given).transform(given).shape == (60, 2)

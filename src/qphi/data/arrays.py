@@ -5,9 +5,11 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from qphi.data.scaling import dense
 from qphi.errors import InputError
 
 __all__ = ["LABEL_NAMES", "check_numeric", "read_arrays", "read_npy", "read_npz"]
@@ -50,8 +52,9 @@ def read_npz(
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} is not an .npz archive. If it is one array, rename it to end in .npy.")
-            chosen = _choose(path, list(archive.files), member, prefer)
-            array = archive[chosen]
+            sparse = member is None and "data" in archive.files and {"format", "indptr"} & set(archive.files)
+            chosen = "data" if sparse else _choose(path, list(archive.files), member, prefer)
+            array = _sparse(path, archive) if sparse else archive[chosen]
             labels = next((archive[name] for name in LABEL_NAMES if name in archive.files and name != chosen), None)
     except InputError:
         raise
@@ -94,16 +97,35 @@ def _choose(path: Path, names: list[str], member: str | None, prefer: tuple[str,
         if member not in names:
             raise InputError(f"{path} has no array {member!r}; it has {listed}. Pick one: {path}:{names[0]}")
         return member
-    if {"indices", "indptr", "data"} <= set(names):
-        raise InputError(
-            f"{path} holds a sparse matrix, which qphi does not read yet. Save its .toarray() with np.save."
-        )
     data = [name for name in names if name not in LABEL_NAMES] or names
     candidates = data if len(data) == 1 else [name for name in prefer if name in names]
     if len(candidates) != 1:
         example = f"{path}:{(candidates or data)[0]}"
         raise InputError(f"{path} holds several arrays: {listed}. Pick one by its name: {example}")
     return candidates[0]
+
+
+def _sparse(path: Path, archive: Any) -> np.ndarray:
+    """A matrix that `scipy.sparse.save_npz` wrote, zeros and all."""
+    from scipy import sparse
+
+    kind = archive["format"].item() if "format" in archive.files else "csr"
+    kind = kind.decode() if isinstance(kind, bytes) else kind
+    try:
+        shape, values = tuple(archive["shape"].tolist()), archive["data"]
+        if kind in ("csr", "csc", "bsr"):
+            make = getattr(sparse, f"{kind}_array")
+            return dense(make((values, archive["indices"], archive["indptr"]), shape=shape), str(path))
+        if kind == "coo":
+            return dense(sparse.coo_array((values, (archive["row"], archive["col"])), shape=shape), str(path))
+    except InputError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read the sparse matrix in {path}: {_reason(error)}. {_REMEDY_SPARSE}") from error
+    raise InputError(f"{path} holds a sparse matrix of the format {kind!r}. {_REMEDY_SPARSE}")
+
+
+_REMEDY_SPARSE = "Save it again with scipy.sparse.save_npz(path, x.tocsr())."
 
 
 def _reason(error: Exception) -> str:

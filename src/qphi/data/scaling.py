@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from qphi.data.frames import is_sparse
 from qphi.data.kinds import KINDS, LIKELIHOODS, check_pairing, choose, is_whole
 from qphi.errors import InputError
 
-__all__ = ["KINDS", "LIKELIHOODS", "Scaling", "fit_scaling"]
+__all__ = ["KINDS", "LIKELIHOODS", "Scaling", "dense", "fit_scaling"]
 
 OWN = "own"  # the likelihood of a class that is not qphi's: its data are taken as they are
 CODED = ("levels", "codes")
+MOST_CELLS = 500_000_000  # of a sparse matrix written out
 LARGEST = 1e38  # just below float32's: results are given in it
 
 
@@ -143,6 +145,8 @@ def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) ->
         levels = (0.0, classes - 1.0)
     if kind == "real" and not image:
         offset, scale = _standardise(x)
+    elif kind == "real":  # centred, or the constant part of a picture would drown what the encoder has to see
+        offset, scale = (float(x.mean(dtype=np.float64)),), (float(x.std(dtype=np.float64)),)
     elif kind in ("codes", "counts", OWN):
         offset, scale = (0.0,), (1.0,)
     else:
@@ -159,11 +163,25 @@ def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) ->
     )
 
 
+def dense(x: Any, name: str = "X") -> Any:
+    """A sparse matrix with its zeros written out, anything else as it is. Raises InputError beyond 500 million cells.
+
+    A model of vectors looks at every cell of a row, zeros too, so batches are dense whatever the data are kept as.
+    """
+    if not is_sparse(x):
+        return x
+    cells = math.prod(x.shape)
+    if cells > MOST_CELLS:
+        raise InputError(
+            f"{name} is sparse, {' x '.join(map(str, x.shape))}; written out it has {cells:.1e} cells, and "
+            f"{MOST_CELLS:.0e} can be held. Give fewer columns, the most frequent, or rows, the rest to partial_fit."
+        )
+    return x.toarray()
+
+
 def check_array(x: Any, name: str) -> np.ndarray:
     """A finite, real, non-empty array of vectors (n, d) or images (n, h, w[, c]); InputError says what is wrong."""
-    if hasattr(x, "toarray"):
-        raise InputError(f"{name} is a sparse {type(x).__name__}, which is not supported yet. Give {name}.toarray().")
-    x = np.asarray(x)
+    x = np.asarray(dense(x, name))
     if x.dtype == object:
         x = _numbers(x, name)
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool):

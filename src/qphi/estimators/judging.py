@@ -88,7 +88,8 @@ class Judging(Uses):
     def sample_quality(self, X: Any, *, covariates: Any = None, size_factors: Any = None) -> SampleQuality:
         """Precision, recall and Frechet distance of samples against X in its principal components; see
         `SampleQuality` for what they cannot see. In a conditional model samples have the covariates of X."""
-        x = self.scaling_.prepare(X).reshape(len(X), -1)
+        x = self.scaling_.prepare(X)
+        x = x.reshape(len(x), -1)
         drawn = self.sample(len(x), noise=True, random_state=0, covariates=covariates, size_factors=size_factors)
         return sample_quality(x, self.scaling_.to_model(drawn).reshape(len(x), -1))
 

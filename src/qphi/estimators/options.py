@@ -28,6 +28,7 @@ __all__ = [
     "check_options",
     "check_same",
     "check_sizes",
+    "climbs_elbo",
     "first_look",
     "mixed_precision",
     "objective_words",
@@ -225,6 +226,12 @@ def objective_words(vae: VAE) -> str:
         kind = f"VR-IWAE bound, alpha={vae.alpha}" if vae.alpha else "importance-weighted bound"
         return f"{kind} with {draws} particles: a bound on log p(x)"
     return "ELBO: a bound on log p(x)"
+
+
+def climbs_elbo(vae: VAE) -> bool:
+    """Whether less KL at the same reconstruction is always better: not under a capacity, nor where the KL is no term
+    of the objective."""
+    return vae.beta > 0 and vae.capacity is None and vae.bound not in ("iwae", "dreg")
 
 
 def mixed_precision(vae: VAE) -> AbstractContextManager[Any]:

@@ -16,7 +16,7 @@ from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.nearest import nearest_latents
 from qphi.autoencoders.training import hold_out
 from qphi.data.given import Given
-from qphi.data.scaling import Scaling
+from qphi.data.scaling import Scaling, dense
 from qphi.errors import InputError
 from qphi.estimators import store
 from qphi.estimators.options import positive
@@ -103,6 +103,7 @@ class Uses:
         Their ELBO chose the weights, but no gradient was taken on them. Fewer than 20 rows are never split.
         """
         self._fitted()
+        X = dense(X)
         if store.fingerprint(X) != self.fingerprint_:
             return None
         return hold_out(len(X), random_keys(self.seed_)[0])[1]

@@ -21,8 +21,10 @@ from qphi.autoencoders.build import Architecture, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.standard import standardised
 from qphi.autoencoders.training import Training, continued, hold_out, plan
 from qphi.data.frames import mixed_table
+from qphi.data.scaling import dense
 from qphi.errors import InputError
 from qphi.estimators import store, table_store
 from qphi.estimators.diagnosis import ROWS
@@ -31,6 +33,7 @@ from qphi.estimators.handover import Handover, either
 from qphi.estimators.options import (
     check_options,
     check_same,
+    climbs_elbo,
     first_look,
     mixed_precision,
     objective_words,
@@ -192,7 +195,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         watch: Callable[[Progress], None] | None = None,
         tensorboard: bool = False,
     ) -> VAE:
-        """Train on images (n, h, w[, channels]) or vectors (n, d), or on a data frame.
+        """Train on images (n, h, w[, channels]) or vectors (n, d), dense or sparse, or on a data frame.
 
         A data frame with text, categories, dates or gaps is handed to a `TableVAE`, kept in `table_`: this object then
         has its methods (`impute`, `anomaly_score`, `explain`, ...) and attributes, and its files when saved.
@@ -219,6 +222,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
                 model.fit(table, run_dir=run_dir, resume=resume, watch=watch)
             self._keep_table(model)
             return self
+        X = dense(X)
         scaling, given, architecture = first_look(self, X, covariates, size_factors)
         folder = None if run_dir is None else Path(run_dir)
         if resume and folder is None:
@@ -302,6 +306,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             return self
         if not (isinstance(epochs, (int, float)) and math.isfinite(epochs) and epochs > 0):
             raise InputError(f"epochs={epochs!r}: a positive number is needed.")
+        X = dense(X)
         if not hasattr(self, "model_"):
             self.scaling_, self.given_, self.architecture_ = first_look(self, X, covariates, size_factors)
             self.seed_ = seed_of(self.random_state)
@@ -358,6 +363,8 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _keep(self, training: Training, result: Result) -> None:
         self.model_ = training.whole(result.answer)
+        if climbs_elbo(self):
+            self.model_ = standardised(self.model_, np.asarray(training.problem.train))
         self.status_ = result.status
         self.status_text_ = result.reason
         self.history_ = store.per_datum(result.history, self.scaling_.log_jacobian, training.steps_per_epoch)
@@ -404,6 +411,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         tags.transformer_tags.preserves_dtype = ["float32"]  # the precision of the model
         tags.input_tags.two_d_array = True
         tags.input_tags.three_d_array = True
+        tags.input_tags.sparse = True
         return tags
 
 

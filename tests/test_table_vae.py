@@ -251,7 +251,7 @@ def test_the_middle_of_draws_is_their_mean_median_or_commonest_level():
     u = np.random.default_rng(0).normal(size=(5, 101, 3)).astype(np.float32)
     j = [codec.names.index(name) for name in rows]
     u[:, :, j[2]] = np.arange(101) % 3 == 1
-    middle = middles(codec, u)
+    middle = middles(codec, u, np.ones((len(u), u.shape[2]), bool))
     counts, grades = (codec.values(name, u[:, :, k]) for name, k in zip(("count", "grade"), j, strict=False))
     np.testing.assert_allclose(middle[:, j[0]], counts.mean(axis=1))
     np.testing.assert_allclose(middle[:, j[1]], np.median(grades, axis=1))

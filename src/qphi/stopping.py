@@ -23,7 +23,8 @@ class Plateau(eqx.Module):
     The held-out objective is computed with the same randomness at every check, so two checks are compared item by
     item: a rise counts when its mean exceeds its own standard error, sd(difference) / sqrt(items). Slow but steady
     progress adds up, since the reference moves only when a rise counts; and there is no tolerance to tune, whatever
-    the units of the data.
+    the units of the data. Where many items would count rises that are too small to matter, `least` is what one has to
+    be, in the objective's units.
 
     The answer with the highest value is kept apart, whether or not its rise counted. Where answers are averages that
     keep getting closer (one posterior, smaller steps) the highest of many noisy values is the luckiest, not the
@@ -33,6 +34,7 @@ class Plateau(eqx.Module):
     patience: int = 8
     keep_latest: bool = False  # keep the latest answer that is not worse beyond noise, not the luckiest
     warm_up: int = 0  # steps before which nothing is compared: the objective is still changing
+    least: float = 0.0
 
     def init(self, items: Float[Array, " items"], answer: Float[Array, " parameters"]) -> _State:
         return _State(
@@ -59,7 +61,7 @@ class Plateau(eqx.Module):
         noise = jnp.std(difference) / jnp.sqrt(items.size)
         if self.keep_latest:
             better = first | (jnp.mean(difference) > -noise) | ~warm
-        rose = first | (jnp.mean(difference) > noise) | ~warm
+        rose = first | (jnp.mean(difference) > jnp.maximum(noise, self.least)) | ~warm
         waited = jnp.where(rose, 0, state.waited + 1)
         plateau = waited >= self.patience
         best_answer = jnp.where(better, answer, state.best_answer)

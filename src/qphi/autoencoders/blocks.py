@@ -16,7 +16,7 @@ def in_blocks(function, xs: np.ndarray, numbers: int = 1):
     Blocks of one size keep a row's result independent of how many rows stand beside it, and compile once. The size, at
     most 128, follows from how many `numbers` one datum has, so that memory stays bounded.
     """
-    rows = int(np.clip(2 ** int(np.log2(max(400_000 / numbers, 1))), 4, ROWS))
+    rows = int(np.clip(2 ** int(np.log2(max(400_000 / numbers, 1))), 1, ROWS))
     pieces = []
     for first in range(0, len(xs), rows):
         block = xs[first : first + rows]

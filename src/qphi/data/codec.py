@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,12 +39,12 @@ class TableCodec:
     scores: tuple[NormalScores, ...]  # of the numeric columns
     shares: tuple[tuple[float, ...], ...]  # of the categorical columns' levels
 
-    @property
+    @functools.cached_property
     def numeric(self) -> tuple[Column, ...]:
         """The numeric columns, in the model's order."""
         return tuple(c for c in self.schema.modelled if c.kind in NUMERIC)
 
-    @property
+    @functools.cached_property
     def categorical(self) -> tuple[Column, ...]:
         """The categorical and binary columns, in the model's order."""
         return tuple(c for c in self.schema.modelled if c.kind not in NUMERIC)
@@ -64,7 +65,7 @@ class TableCodec:
         slopes = [float(s.encode(s.decode(np.full(1, 0.01)))[1][0]) for s in self.scores]
         return np.array([*slopes, *(0.0 for _ in self.shares)])
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the columns that the model sees, in its order."""
         return tuple(c.name for c in self.schema.modelled)

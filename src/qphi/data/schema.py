@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,16 +70,19 @@ class Schema:
     rows: int
     category_levels: dict[str, tuple[list[Any], bool]] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def modelled(self) -> tuple[Column, ...]:
         """The columns that a model sees: numbers first, then categories."""
         numbers = [c for c in self.columns if c.kind in NUMERIC]
         return tuple(numbers + [c for c in self.columns if c.kind in ("categorical", "binary")])
 
+    @functools.cached_property
+    def _named(self) -> dict[str, Column]:
+        return {c.name: c for c in self.columns}
+
     def __getitem__(self, name: str) -> Column:
-        for column in self.columns:
-            if column.name == name:
-                return column
+        if name in self._named:
+            return self._named[name]
         raise InputError(f"there is no column {name!r}. The columns are {', '.join(c.name for c in self.columns)}.")
 
     def __str__(self) -> str:

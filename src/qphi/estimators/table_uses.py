@@ -25,7 +25,7 @@ from qphi.tables.widths import Widths, fit_factors, hidden
 __all__ = ["TableUses"]
 
 PARTICLES = 64  # importance weights for a row's scores
-IMPUTING, PROPOSED = 256, 4  # draws of a gap; latents proposed for each of them, of which the weights choose
+IMPUTING = 256  # draws of a gap
 HIDDEN = 3000  # numeric cells, at most, that widths of intervals are learned from
 NUMBERS = 2**25  # drawn at a time
 
@@ -137,11 +137,11 @@ class TableUses:
         """`impute` as a list of `qphi.data.frames.Table`: one table, or as many as there are imputations."""
         table, encoded = self._seen(X)
         count = positive(draws, "draws") if n_imputations is None else positive(n_imputations, "n_imputations")
-        width, proposed = (count, PROPOSED * count) if n_imputations is None else (1, PROPOSED * IMPUTING)
+        width, proposed = (count, count) if n_imputations is None else (1, IMPUTING)
         rows = _with_gaps(encoded)
         parts = [
-            [filling.middles(self.codec_, u[:, k : k + width]) for k in range(0, count, width)]
-            for u in self._drawn(encoded.x[rows], count, proposed, random_state)
+            [filling.middles(self.codec_, u[:, k : k + width], np.isnan(x[..., 0])) for k in range(0, count, width)]
+            for x, u in self._drawn(encoded.x[rows], count, proposed, random_state)
         ]
         return [filling.filled(self.codec_, table, rows, np.concatenate(part)) for part in zip(*parts, strict=True)]
 
@@ -159,8 +159,7 @@ class TableUses:
         table, encoded = self._seen(X)
         rows, draws = _with_gaps(encoded), positive(draws, "draws")
         parts = [
-            filling.ends(self.codec_, u, coverage, self.widths_)
-            for u in self._drawn(encoded.x[rows], draws, PROPOSED * draws)
+            filling.ends(self.codec_, u, coverage, self.widths_) for _, u in self._drawn(encoded.x[rows], draws, draws)
         ]
         return filling.intervals(
             table, rows, {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
@@ -168,15 +167,15 @@ class TableUses:
 
     def _drawn(
         self, x: Float[np.ndarray, "rows columns 3"], draws: int, proposed: int, seed: int = 0
-    ) -> Iterator[Float[np.ndarray, "some draws columns"]]:
-        """Draws of all cells of the rows, as many rows at a time as memory has room for; at least one piece."""
+    ) -> Iterator[tuple[Float[np.ndarray, "some columns 3"], Float[np.ndarray, "some draws columns"]]]:
+        """Rows, and draws of all their cells, as many at a time as memory has room for; at least one piece."""
         most = max(NUMBERS // (draws * x.shape[1]), 1)
         for begin in range(0, max(len(x), 1), most):
             part = x[begin : begin + most]
             if len(part):
-                yield draw_given(self._fitted(), part, draws, seed=seed, particles=max(proposed, PARTICLES))
+                yield part, draw_given(self._fitted(), part, draws, seed=seed, particles=proposed)
             else:
-                yield np.zeros((0, draws, x.shape[1]), np.float32)
+                yield part, np.zeros((0, draws, x.shape[1]), np.float32)
 
     def score_samples(self, X: Any, *, particles: int = PARTICLES) -> Float[np.ndarray, " rows"]:
         """log p(x_obs) of each row, nats, in the units of the data, by importance weighting.
@@ -252,7 +251,7 @@ class TableUses:
             asked = np.flatnonzero(gone[:, numeric].any(axis=1))
             if not len(asked):
                 continue
-            u = np.concatenate([u[:, :, numeric] for u in self._drawn(rest[asked], IMPUTING, PROPOSED * IMPUTING)])
+            u = np.concatenate([u[:, :, numeric] for _, u in self._drawn(rest[asked], IMPUTING, IMPUTING)])
             for place, (j, stepped) in enumerate(columns.items()):
                 own = gone[asked, j]
                 cells[stepped].append((x[asked[own], j], u[own, :, place]))
@@ -286,10 +285,9 @@ class TableUses:
         return self.typical_.oddness(scored.joint, own)
 
     def _reasons(self, scored: _Scored, top: int) -> list[list[tuple[str, float]]]:
+        names = self.codec_.names
         order = np.argsort(-scored.cells, axis=1, kind="stable")[:, :top]
-        return [
-            [(self.codec_.names[j], float(row[j])) for j in best] for row, best in zip(scored.cells, order, strict=True)
-        ]
+        return [[(names[j], float(row[j])) for j in best] for row, best in zip(scored.cells, order, strict=True)]
 
     def _fitted(self):
         check_is_fitted(self, "model_")

@@ -112,13 +112,21 @@ def build(
 ) -> LatentVariableModel:
     """The model that equals the factor analysis at the start. `missing`: share of each column's cells that are gaps.
 
-    A level's logit starts at log share + w'z / share, since softmax then gives share + w'z to first order.
+    A level's logit starts at log share + v'z, v = w / share, since softmax then gives share + w'z to first order. What
+    seeing a level says of z is then v'z - share (v'z)^2 / 2 to second order: to the encoder its indicator has the noise
+    `share`. (The factor analysis', made for Gaussian indicators, would put z of a rare level dozens of units away.)
     """
     encoder_key, decoder_key = jax.random.split(key)
     n, shape = a.numeric, a.shape
     share = jnp.clip(jnp.asarray(linear.mean[n:], float), 1e-3, 1.0)
     weight, zeros = jnp.asarray(linear.weight, float), jnp.zeros((n, a.latent_dim))
-    weight = jnp.concatenate([weight[:n], zeros, jnp.clip(weight[n:] / share[:, None], -3.0, 3.0)])
+    levels = jnp.clip(weight[n:] / share[:, None], -3.0, 3.0)
+    encoded = FactorAnalysis(
+        jnp.concatenate([weight[:n], share[:, None] * levels]),
+        jnp.concatenate([jnp.asarray(linear.mean[:n], float), share]),
+        jnp.concatenate([jnp.asarray(linear.noise[:n], float), share]),
+    )
+    weight = jnp.concatenate([weight[:n], zeros, levels])
     bias = jnp.concatenate([jnp.asarray(linear.mean[:n], float), jnp.zeros(n), jnp.log(share)])
     prior: Any = StandardNormal(a.latent_dim)
     if a.components:
@@ -130,7 +138,7 @@ def build(
         mask = MaskModel(shape, jnp.zeros(shape.columns) if missing is None else jnp.asarray(missing))
     return LatentVariableModel(
         prior=prior,
-        encoder=TableEncoder(linear, shape, a.hidden, key=encoder_key),
+        encoder=TableEncoder(encoded, shape, a.hidden, key=encoder_key),
         decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
         likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float)), mask=mask, stray=a.stray),
     )

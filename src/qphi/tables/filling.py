@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
@@ -18,15 +18,21 @@ from qphi.tables.widths import Widths, interval
 __all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "measured", "middles"]
 
 
-def middles(codec: TableCodec, u: Float[np.ndarray, "rows draws columns"]) -> Float[np.ndarray, "rows columns"]:
-    """Each cell's draws as one number: the mean of numbers, the median of ordinals and dates, the commonest level."""
-    found = np.empty((len(u), u.shape[2]))
+def middles(
+    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], gaps: Bool[np.ndarray, "rows columns"]
+) -> Float[np.ndarray, "rows columns"]:
+    """Each gap's draws as one number: the mean of numbers, the median of ordinals and dates, the commonest level.
+
+    NaN where there is no gap: most of the time would be spent on values that nobody asks for.
+    """
+    found = np.full(gaps.shape, np.nan)
     for j, column in enumerate(codec.schema.modelled):
-        values = codec.values(column.name, u[:, :, j])
+        rows = gaps[:, j]
+        values = codec.values(column.name, u[rows, :, j])
         if column.kind in ("categorical", "binary"):
-            found[:, j] = _commonest(values.round().astype(int))
+            found[rows, j] = _commonest(values.round().astype(int))
         else:
-            found[:, j] = np.median(values, axis=1) if column.kind in ("ordinal", "date") else values.mean(axis=1)
+            found[rows, j] = np.median(values, axis=1) if column.kind in ("ordinal", "date") else values.mean(axis=1)
     return found
 
 

@@ -137,10 +137,13 @@ class TableLikelihood(AbstractLikelihood):
         return logits[place[:, 0] + chosen] - highest - jnp.log(jnp.exp(logits - member @ highest) @ member)
 
     def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
-        cells = jnp.sum(self.cells(outputs, x))
+        return jnp.sum(self.cells(outputs, x)) + self.log_gaps(outputs, x)
+
+    def log_gaps(self, outputs: Float[Array, " outputs"], x: Float[Array, "columns 3"]) -> Float[Array, ""]:
+        """log p of which cells are missing given z; 0 where they are missing at random."""
         if self.mask is None:
-            return cells
-        return cells + self.mask.log_prob(*self.numbers(outputs), self.log_levels(outputs), x)
+            return jnp.zeros(())
+        return self.mask.log_prob(*self.numbers(outputs), self.log_levels(outputs), x)
 
     def mean(self, outputs: Array) -> Array:
         levels = jnp.argmax(self.log_levels(outputs), axis=1)

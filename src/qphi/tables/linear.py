@@ -25,7 +25,7 @@ class FactorAnalysis(eqx.Module):
     ) -> tuple[Float[np.ndarray, "rows dim"], Float[np.ndarray, "rows dim dim"]]:
         """Mean and covariance of z given the cells that are not NaN."""
         seen = ~np.isnan(x)
-        return _posterior(self.weight, self.noise, np.where(seen, x - self.mean, 0.0), seen)
+        return _posterior(self.weight, self.noise, np.where(seen, x - self.mean, 0.0), seen, np.arange(len(x)))
 
     def fill(self, x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
         """x with NaN replaced by E[x_mis | x_obs]: the Gaussian conditional mean."""
@@ -51,14 +51,17 @@ def factor_analysis(
     dim = max(1, min(dim, columns - 1, rows - 1)) if columns > 1 else 1
     weight = _principal(np.where(seen, x - mean, 0.0), dim, seed)
     noise = np.full(columns, 0.5)
+    patterns, member = np.unique(seen, axis=0, return_inverse=True)  # rows with the same gaps share a covariance
+    member = member.ravel()
+    order = np.argsort(member, kind="stable")
+    starts = np.searchsorted(member[order], np.arange(len(patterns)))
     for _ in range(iterations):
-        z, covariance = _posterior(weight, noise, np.where(seen, x - mean, 0.0), seen)
-        second = np.zeros((rows, dim + 1, dim + 1))
-        second[:, :dim, :dim] = covariance + z[:, :, None] * z[:, None, :]
-        second[:, :dim, dim] = second[:, dim, :dim] = z
-        second[:, dim, dim] = 1.0
-        gram = (seen.T.astype(float) @ second.reshape(rows, -1)).reshape(columns, dim + 1, dim + 1)
-        right = zeros.T @ np.concatenate([z, np.ones((rows, 1))], axis=1)
+        z, covariance = _posterior(weight, noise, np.where(seen, x - mean, 0.0), patterns, member)
+        one = np.concatenate([z, np.ones((rows, 1))], axis=1)
+        second = np.stack([part.T @ part for part in np.split(one[order], starts[1:])])
+        second[:, :dim, :dim] += np.bincount(member)[:, None, None] * covariance
+        gram = (patterns.T.astype(float) @ second.reshape(len(patterns), -1)).reshape(columns, dim + 1, dim + 1)
+        right = zeros.T @ one
         relevance = np.append(1 / (np.mean(weight**2, axis=0) + 1 / MOST_RELEVANCE), 1e-6)
         both = np.linalg.solve(gram + noise[:, None, None] * np.diag(relevance), right[..., None])[..., 0]
         weight, mean = both[:, :dim], both[:, dim]
@@ -68,12 +71,13 @@ def factor_analysis(
     return FactorAnalysis(weight, mean, noise)
 
 
-def _posterior(weight, noise, centred, seen):
+def _posterior(weight, noise, centred, patterns, member):
+    """Means of z for each row, and covariances for each pattern of seen cells, of which rows are members."""
     dim = weight.shape[1]
     outer = (weight[:, :, None] * weight[:, None, :]).reshape(-1, dim * dim)
-    precision = np.eye(dim) + ((seen / noise) @ outer).reshape(-1, dim, dim)
+    precision = np.eye(dim) + ((patterns / noise) @ outer).reshape(-1, dim, dim)
     covariance = np.linalg.inv(precision)
-    return np.einsum("nij,nj->ni", covariance, (centred / noise) @ weight), covariance
+    return np.einsum("nij,nj->ni", covariance[member], (centred / noise) @ weight), covariance
 
 
 def _principal(centred, dim, seed):

@@ -23,6 +23,7 @@ __all__ = ["fit_prior", "plan_table"]
 
 MOST_HIDDEN = 0.5  # share of the rows of which training hides cells, less what is missing anyway
 SMALL, LARGE = 5_000, 20_000  # rows: up to the first 20 particles, from the second on 5
+LEAST = 0.02  # nats per row that a rise within the patience has to come to: less is not seen in thousands of rows
 COMPONENTS = (1, 2, 4, 16)
 FEWEST_ROWS = 50  # for each component of a mixture
 PRIOR_ROWS = 20_000
@@ -66,7 +67,8 @@ def plan_table(
         objective=TableObjective(IWAE(particles), hide),
         scoring=TableObjective(IWAE(particles), jnp.asarray(0.0)),
     )
-    return dataclasses.replace(training, problem=problem)
+    stopping = dataclasses.replace(training.stopping, least=LEAST)
+    return dataclasses.replace(training, problem=problem, stopping=stopping)
 
 
 def with_weights(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple, cast
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,68 +13,98 @@ from jaxtyping import Array, Float, Int, Key
 
 from qphi.autoencoders.evaluation import in_blocks, row_keys
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.tables.likelihood import TableLikelihood
 from qphi.tables.mask import UNKNOWN
 
 __all__ = ["decoded_modes", "draw_given", "encode_rows", "sample_given", "sample_rows", "score_cells"]
 
 KEEP = 0x7AB1E  # folded into keys: not a stream that training used
 AT_ONCE = 500  # rows sampled given the same cells by one call of one program, whatever the number asked for
-PER_ROW = 4  # particles for each of them
+PROPOSED = 4  # rows whose particles are worth less than half of them are drawn from so many times as many
 UNEVEN, MORE = 8.0, 16  # rows whose weights are worth fewer particles get so many times as many
+
+
+class _Weighted(NamedTuple):
+    """Keys of rows; particles z ~ q(z|x_obs) with what each decodes to, log p of each cell, and log weights."""
+
+    keys: Key[Array, " rows"]
+    outputs: Float[Array, "particles rows outputs"]
+    cells: Float[Array, "particles rows columns"]
+    log_weights: Float[Array, "particles rows"]  # normalised
+
+    @property
+    def worth(self) -> Float[Array, " rows"]:
+        """The effective number of particles."""
+        return jnp.exp(-logsumexp(2 * self.log_weights, axis=0))
 
 
 def _weighted(
     model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, particles: int
-) -> tuple[Key[Array, " rows"], Array, Array]:
-    """Keys of the rows, proposals z (particles, rows, dim) and log weights (particles, rows)."""
-    q, p = model.posterior(xs), model.observe(xs)
+) -> tuple[_Weighted, Float[Array, " rows"]]:
+    """Particles of each row, and its log p(x_obs)."""
+    q, likelihood = model.posterior(xs), cast(TableLikelihood, model.likelihood)
     keys = jax.vmap(lambda k: jax.random.fold_in(jax.random.fold_in(k, KEEP), seed))(row_keys(xs))
     z = eqx.filter_vmap(lambda member, k: member.sample_many(k, particles), out_axes=1)(q.family, keys)
-    log_prior = model.prior.log_prob_many(z.reshape(-1, z.shape[-1])).reshape(z.shape[:-1])
-    return keys, z, p.log_likelihood_many(z) + log_prior - q.log_prob_many(z)
+    flat = z.reshape(-1, z.shape[-1])
+    log_prior = model.prior.log_prob_many(flat).reshape(z.shape[:-1])
+    outputs = model.decode(flat).reshape(*z.shape[:-1], -1)
+    cells, log_gaps = (
+        jax.vmap(jax.vmap(f), in_axes=(0, None))(outputs, xs) for f in (likelihood.cells, likelihood.log_gaps)
+    )
+    log_joint = jnp.sum(cells, axis=-1) + log_gaps + log_prior - q.log_prob_many(z)
+    total = logsumexp(log_joint, axis=0)
+    return _Weighted(keys, outputs, cells, log_joint - total), total - jnp.log(particles)
+
+
+def _numbers(model: LatentVariableModel, particles: int) -> int:
+    """How many numbers a row's particles come to, for `in_blocks`: few per outputs of the decoder."""
+    return 4 * particles * cast(TableLikelihood, model.likelihood).shape.indicators
 
 
 @eqx.filter_jit
 def _draw_block(
     model: LatentVariableModel, xs: Float[Array, "rows columns 3"], seed: Array, draws: int, particles: int
-):
-    keys, z, log_weights = _weighted(model, xs, seed, particles)
+) -> tuple[Float[Array, "rows draws columns"], Float[Array, " rows"]]:
+    found, _ = _weighted(model, xs, seed, particles)
     # systematic resampling: one uniform number a row, its draws evenly spread over the weights
-    ends = jnp.cumsum(jax.nn.softmax(log_weights, axis=0), axis=0)
-    offset = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1)))(keys)
+    ends = jnp.cumsum(jnp.exp(found.log_weights), axis=0)
+    offset = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 1)))(found.keys)
     wanted = (jnp.arange(draws)[:, None] + offset) / draws
     index = jax.vmap(jnp.searchsorted, in_axes=1, out_axes=1)(ends, wanted).clip(0, particles - 1)
-    chosen = jnp.take_along_axis(z, index[:, :, None], axis=0)
     # resampling leaves equal draws side by side; whoever takes some of the draws should take any
     order = np.random.default_rng(KEEP).permutation(draws)
-    outputs = jax.vmap(model.decode)(chosen[order])
+    chosen = jnp.take_along_axis(found.outputs, index[order][:, :, None], axis=0)
     # one stream of noise for each row: a key for every draw would compile several times slower
-    drawn = jax.vmap(model.likelihood.sample_many, in_axes=(0, 1, 0), out_axes=1)(  # pyright: ignore[reportAttributeAccessIssue]
-        jax.vmap(lambda k: jax.random.fold_in(k, 2))(keys), outputs, xs
+    drawn = jax.vmap(cast(TableLikelihood, model.likelihood).sample_many, in_axes=(0, 1, 0), out_axes=1)(
+        jax.vmap(lambda k: jax.random.fold_in(k, 2))(found.keys), chosen, xs
     )
-    return jnp.swapaxes(drawn, 0, 1)
+    return jnp.swapaxes(drawn, 0, 1), found.worth
 
 
 def draw_given(
-    model: LatentVariableModel,
-    x: Float[np.ndarray, "rows columns 3"],
-    draws: int,
-    *,
-    seed: int = 0,
-    particles: int | None = None,
+    model: LatentVariableModel, x: Float[np.ndarray, "rows columns 3"], draws: int, *, seed: int = 0, particles: int = 0
 ) -> Float[np.ndarray, "rows draws columns"]:
     """Draws of every cell from p(x_j | x_obs): normal scores and level numbers; the observed cells' are new too.
 
     Latents are drawn by importance resampling of `particles` (as many as draws, at least 64) draws of q(z|x_obs) with
-    weights p(x_obs, z) / q(z), then cells from p(x_j | z): exact for many particles. Source: Mattei & Frellsen (2019),
-    section 3.2. Randomness is a row's own: its draws depend on no other row.
+    weights p(x_obs, z) / q(z), then cells from p(x_j | z): exact for many particles. Rows whose particles are worth
+    fewer than half of them get four times as many. Source: Mattei & Frellsen (2019), section 3.2. Randomness is a
+    row's own: its draws depend on no other row.
     """
-    particles = max(draws, 64) if particles is None else particles
+    particles = max(draws, particles, 64)
 
-    def block(xs):
-        return _draw_block(model, jnp.asarray(xs), jnp.asarray(seed), draws, particles)
+    def drawn(rows, count):
+        return in_blocks(
+            lambda xs: _draw_block(model, jnp.asarray(xs), jnp.asarray(seed), draws, count),
+            rows,
+            _numbers(model, count),
+        )
 
-    return in_blocks(block, x, 4 * particles * x.shape[1])
+    found, worth = drawn(x, particles)
+    again = np.flatnonzero(~(worth >= particles / 2))
+    if len(again):
+        found[again], _ = drawn(x[again], PROPOSED * particles)
+    return found
 
 
 def sample_given(
@@ -87,20 +119,16 @@ def sample_given(
     parts = []
     for number in range(-(-count // AT_ONCE)):
         own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-        parts.append(draw_given(model, row[None], AT_ONCE, seed=own, particles=PER_ROW * AT_ONCE)[0])
+        parts.append(draw_given(model, row[None], AT_ONCE, seed=own)[0])
     return np.concatenate(parts)[:count]
 
 
 @eqx.filter_jit
 def _score_block(model: LatentVariableModel, xs: Float[Array, "rows columns 3"], particles: int):
-    _, z, log_weights = _weighted(model, xs, jnp.asarray(0), particles)
-    evidence = logsumexp(log_weights, axis=0) - jnp.log(particles)
-    outputs = jax.vmap(model.decode)(z)
-    cells = jax.vmap(jax.vmap(model.likelihood.cells), in_axes=(0, None))(outputs, xs)  # type: ignore[attr-defined]
+    found, evidence = _weighted(model, xs, jnp.asarray(0), particles)
     # log p(x_j | the other cells) = -log E[1 / p(x_j | z)] over the posterior: a harmonic mean
-    log_posterior = jax.nn.log_softmax(log_weights, axis=0)
-    alone = -logsumexp(log_posterior[..., None] - jnp.maximum(cells, -40.0), axis=0)
-    return evidence, alone, jnp.exp(-logsumexp(2 * log_posterior, axis=0))
+    alone = -logsumexp(found.log_weights[..., None] - jnp.maximum(found.cells, -40.0), axis=0)
+    return evidence, alone, found.worth
 
 
 def score_cells(
@@ -113,7 +141,7 @@ def score_cells(
     """
 
     def scored(rows, count):
-        return in_blocks(lambda xs: _score_block(model, jnp.asarray(xs), count), rows, 4 * count * x.shape[1])
+        return in_blocks(lambda xs: _score_block(model, jnp.asarray(xs), count), rows, _numbers(model, count))
 
     evidence, alone, worth = (part.astype(float) for part in scored(x, particles))
     again = np.flatnonzero(worth < min(UNEVEN, particles / 2))

@@ -326,7 +326,8 @@ def _to_polars(table: Table) -> Any:
             series = series.cast(polars.Enum(table.levels[key][0]))
         elif name == "Datetime":
             unit, zone = (re.search(rf"{part}='([^']+)'", table.dtypes[key]) for part in ("time_unit", "time_zone"))
-            series = series.cast(polars.Datetime(unit[1] if unit else "us"), strict=False)
+            told: Any = unit[1] if unit else "us"
+            series = series.cast(polars.Datetime(told), strict=False)
             if zone:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone[1])
         elif dtype is not None and name not in ("Null", "Decimal"):

@@ -112,3 +112,11 @@ def test_nothing_is_compared_before_the_end_of_a_warm_up():
     assert bests[:19].tolist() == [-np.inf] * 19
     assert state.best_answer.tolist() == [19.0]
     assert best_steps[-1] == 200
+
+
+def test_rises_that_are_too_small_to_matter_do_not_prolong_a_run():
+    sequence = jnp.asarray(100 * np.random.default_rng(0).normal(size=ITEMS) + 1e-3 * np.arange(40.0)[:, None])
+    assert play(Plateau(least=0.05), sequence)[1][0].any()  # 8 checks rise by 0.008
+    _, (plateaus, waited, *_) = play(Plateau(least=0.0035), sequence)  # 4 checks come to it
+    assert not plateaus.any()
+    assert waited.max() == 3

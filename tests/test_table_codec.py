@@ -1,6 +1,8 @@
 """Columns to kinds, to normal scores, and back: types, ranges, levels, order and gaps."""
 
+import datetime
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from qphi.data.codec import TableCodec, fit_codec
 from qphi.data.frames import read_table, to_container
 from qphi.data.schema import find_schema
 from qphi.data.scores import fit_scores
+from qphi.tables.anomalies import fit_typical
 
 ROWS = 400
 
@@ -227,3 +230,64 @@ def test_polars_and_arrow_come_back_with_their_types(library):
     back = to_container(codec.inverse_transform(codec.transform(table).x[..., 2].astype(float)))
     assert str(back.schema) == str(frame.schema)
     assert (back.to_dict(as_series=False) if library == "polars" else back.to_pydict())["s"] == plain["s"]
+
+
+def test_pandas_types_with_gaps_and_zones_come_back():
+    pandas = pytest.importorskip("pandas")
+    hours = pandas.to_datetime("2024-03-30") + pandas.to_timedelta(np.arange(6) * 7, unit="h")
+    frame = pandas.DataFrame({
+        "flag": pandas.array([True, None, False, True, False, True], dtype="boolean"),
+        "text": pandas.array(["a", None, "b", "a", "b", "c"], dtype="string"),
+        "zone": hours.tz_localize("Europe/Berlin"),
+        "whole": pandas.array([1, None, 3, 4, 5, 6], dtype="Int64"),
+    })  # fmt: skip
+    pandas.testing.assert_frame_equal(to_container(read_table(frame)), frame)
+
+
+def test_polars_and_arrow_keep_zones_and_categories():
+    polars = pytest.importorskip("polars")
+    times = [datetime.datetime(2024, 1, 1, 5), None, datetime.datetime(2024, 7, 1)]
+    frame = polars.DataFrame({
+        "zone": polars.Series(times, dtype=polars.Datetime("ms", "Europe/Berlin")),
+        "enum": polars.Series(["low", None, "high"], dtype=polars.Enum(["low", "high", "never"])),
+        "kind": polars.Series(["a", None, "b"], dtype=polars.Categorical),
+    })  # fmt: skip
+    assert to_container(read_table(frame)).equals(frame)
+    pytest.importorskip("pyarrow")
+    arrow = frame.select("zone").to_arrow()
+    assert to_container(read_table(arrow)).equals(arrow)
+    kind = to_container(read_table(frame.to_arrow()))["kind"]
+    assert str(kind.type).startswith("dictionary")
+    assert kind.to_pylist() == ["a", None, "b"]
+
+
+def test_objects_are_numbers_dates_or_left_out():
+    table = read_table({
+        "price": np.array([Decimal("1.5"), None, Decimal("2.25")] * 8, object),
+        "day": np.array([datetime.date(2024, 5, 1 + i) for i in range(24)], object),
+        "lists": np.array([[i] for i in range(24)] + [None], object)[:24],
+        "spans": np.array([datetime.timedelta(i % 3) for i in range(24)], object),
+    })  # fmt: skip
+    assert [column.kind for column in find_schema(table).columns] == ["binary", "date", "text", "text"]
+    with pytest.raises(InputError, match="column 'spans' cannot be categorical"):
+        find_schema(table, {"spans": "categorical"})
+
+
+def test_years_that_nanoseconds_do_not_reach_are_refused():
+    with pytest.raises(InputError, match=r"1512-05-01.* outside the years 1678 to 2261"):
+        read_table({"day": np.array(["1512-05-01", "2020-01-01"], "datetime64[D]")})
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-300])
+def test_numbers_without_a_square_or_cube_are_numbers(size):
+    x = np.random.default_rng(0).normal(size=60)
+    tables = [read_table({"x": x * scale, "y": x[::-1]}) for scale in (size, 1.0)]
+    found = []
+    for table in tables:
+        codec = fit_codec(table)
+        encoded = codec.transform(table)
+        found.append(
+            (codec.schema["x"].kind, fit_typical(codec, table, encoded, 0)[0].own_oddness(codec, table, encoded))
+        )
+    assert found[0][0] == found[1][0]
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6)

@@ -1,5 +1,6 @@
 """Tables in files: what is read, what is refused and in which words, and what is written back to the letter."""
 
+import contextlib
 import gzip
 
 import numpy as np
@@ -55,6 +56,43 @@ def test_files_that_cannot_be_read(tmp_path, content, message):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_table_file(tmp_path / "a.csv")
+
+
+def test_numbers_with_decimal_commas_are_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("x;s;n\n1,5;a,b;3\n-2,25e1;c;\n;c;4\n")
+    table = read_table_file(tmp_path / "a.csv")
+    np.testing.assert_array_equal(table.columns["x"], [1.5, -22.5, np.nan])
+    assert table.columns["s"].tolist() == ["a,b", "c", "c"]
+    (piece,) = table_pieces(tmp_path / "a.csv", find_schema(table, {"x": "real"}))
+    np.testing.assert_array_equal(piece.columns["x"], table.columns["x"])
+    with table_writer(tmp_path / "b.csv") as write:
+        write(piece)
+    assert (tmp_path / "b.csv").read_text().splitlines() == ["x,s,n", '1.5,"a,b",3', "-2.25e1,c,", ",c,4"]
+
+
+def test_a_column_without_a_name_and_a_name_of_two_lines(tmp_path):
+    (tmp_path / "a.csv").write_text(',"b\nc"\n0,1.5\n1,2.5\n')  # the first is what pandas writes of an index
+    table = read_table_file(tmp_path / "a.csv")
+    assert list(table.columns) == ["column0", "b\nc"]
+    np.testing.assert_array_equal(table.columns["b\nc"], [1.5, 2.5])
+    assert len(str(find_schema(table)).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([*map(str, np.arange(40) / 8), "oops"], "'oops' among numbers, 1 of 41 cells"),
+        ([f"{d:02d}.05.2024" for d in range(1, 31)], "'01.05.2024', which counts as text but looks like a date"),
+        ([*(f"2024-05-{d:02d}" for d in range(1, 31)), "2021-02-31"], "'2021-02-31'.* looks like a date"),
+        ([f"1512-05-{d:02d}" for d in range(1, 31)], "looks like a date"),  # NumPy has another year for it
+        ([f"${d}.50" for d in range(30)], "looks like a number"),
+        ([f"1_{d:03d}" for d in range(30)], None),
+    ],
+)
+def test_text_that_was_to_be_numbers_or_dates_is_told(tmp_path, cells, message):
+    (tmp_path / "a.csv").write_text("\n".join(["x,y", *(f"{cell},1" for cell in cells)]))
+    with contextlib.nullcontext() if message is None else pytest.warns(UserWarning, match=message):
+        assert read_table_file(tmp_path / "a.csv").columns["x"].dtype.kind == "O"
 
 
 def test_a_file_that_was_cut_off(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import norm
 
 from qphi.bounds import ELBO, IWAE
-from qphi.tables.build import TableArchitecture, build, choose
+from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.likelihood import TableLikelihood, log_interval
 from qphi.tables.linear import FactorAnalysis, factor_analysis
 from qphi.tables.objective import TableObjective
 from qphi.tables.rows import Shape
 from qphi.tables.training import with_weights
-from qphi.tables.uses import draw_given, score_cells
+from qphi.tables.uses import draw_given, encode_rows, score_cells
 
 TRUE = FactorAnalysis(np.array([[0.9, 0.0], [0.8, 0.3], [-0.7, 0.5], [0.1, 0.9]]), np.zeros(4), np.full(4, 0.2))
 
@@ -93,6 +93,31 @@ def test_draws_of_a_row_do_not_depend_on_its_neighbours(model):
     x = rows_of(gappy(6))
     np.testing.assert_array_equal(draw_given(model, x, 20)[4], draw_given(model, x[4:5], 20)[0])
     assert not np.array_equal(draw_given(model, x, 20, seed=1), draw_given(model, x, 20))
+
+
+def test_rows_with_uneven_weights_are_drawn_from_more_particles(monkeypatch, model):
+    x = rows_of(gappy(6))
+    worth = {64: np.array([64, 31, 33, np.nan, 64, 1.0]), 256: np.full(6, 1.0)}
+
+    def block(model, xs, seed, draws, particles):  # which rows come, told by their first numbers
+        of = [next(i for i in range(6) if np.array_equal(x[i], row, equal_nan=True)) for row in np.asarray(xs)]
+        return np.full((len(xs), draws, x.shape[1]), float(particles)), worth[particles][of]
+
+    monkeypatch.setattr("qphi.tables.uses._draw_block", block)
+    np.testing.assert_array_equal(draw_given(model, x, 20)[:, 0, 0], [64, 256, 64, 256, 64, 256])
+
+
+def test_a_rare_level_does_not_put_the_start_far_from_the_prior():
+    # two columns have their rare level in the same 6 of 2,000 rows: a factor of Gaussian indicators would be theirs
+    rng = np.random.default_rng(0)
+    rare = np.arange(2000) % 333 == 7
+    levels = np.stack([np.where(rare, 2, rng.integers(0, 2, 2000)) for _ in range(2)], axis=1)
+    x = np.repeat(np.concatenate([rng.normal(size=(2000, 2)), levels], axis=1)[:, :, None], 3, axis=2)
+    x = x.astype(np.float32)
+    architecture = choose(Shape(2, (3, 3)), 3, (8,), 2000)
+    start = build(architecture, linear_start(x, architecture, np.random.default_rng(0)), jax.random.key(0))
+    means, _ = encode_rows(start, x[rare])
+    assert np.abs(means).max() < 10
 
 
 def test_interval_probabilities_hold_in_both_tails():

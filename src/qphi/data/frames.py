@@ -6,7 +6,12 @@ None of them is imported first.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import numbers
+import re
+import warnings
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,7 @@ __all__ = ["Table", "in_pieces", "is_sparse", "is_table", "mixed_table", "read_t
 SPARSE = ("csr_array", "csr_matrix", "csc_array", "csc_matrix")
 CONTAINERS = ("pandas", "polars", "pyarrow", "numpy", "dict", "csv", *SPARSE)
 MOST_CELLS = 100_000_000  # of a sparse matrix as plain columns: 0.8 GB, and 2 GB more of what a model sees of them
+EARLIEST, LATEST = (np.datetime64(day, "us") for day in ("1678-01-01", "2262-01-01"))
 PIECE = 20_000  # rows of a sparse matrix that are plain columns at once
 
 
@@ -144,7 +150,7 @@ def as_cells(values: Any) -> np.ndarray:
     if values.ndim != 1:
         raise InputError(f"a column has shape {values.shape}; one value for each row is needed. Split it into columns.")
     if values.dtype.kind == "M":
-        return values.astype("datetime64[ns]")
+        return as_dates(values)
     if values.dtype.kind in "iuf":
         return values.astype(np.float64)
     if values.dtype.kind == "c":
@@ -154,13 +160,33 @@ def as_cells(values: Any) -> np.ndarray:
     cells = np.empty(len(values), object)
     cells[:] = [None if _is_gap(v) else v for v in values.tolist()]
     kinds = {type(v) for v in cells if v is not None}
-    if kinds and kinds <= {int, float} and values.dtype.kind == "O":
+    if kinds and kinds <= {int, float, Decimal} and values.dtype.kind == "O":
         return np.array([np.nan if v is None else float(v) for v in cells])
+    if kinds and all(issubclass(kind, datetime.date) for kind in kinds):
+        return as_dates(["NaT" if v is None else v for v in cells])
     return cells
 
 
+def as_dates(values: Any) -> np.ndarray:
+    """Dates and times as datetime64[ns], times with a zone in UTC. Raises ValueError for what is none.
+
+    Raises InputError for years that nanoseconds do not reach, which NumPy would turn into other years.
+    """
+    if getattr(values, "dtype", None) == "datetime64[ns]":
+        return values
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="no explicit representation of timezones")
+        made = np.array(values, "datetime64[us]")
+    outside = (made < EARLIEST) | (made > LATEST)
+    if outside.any():
+        raise InputError(f"{made[outside][0]} is outside the years 1678 to 2261, between which dates can be told.")
+    return made.astype("datetime64[ns]")
+
+
 def _is_gap(value: Any) -> bool:
-    return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' NA does not say whether it is itself
+        return True
+    return isinstance(value, (numbers.Number, np.generic)) and bool(value != value)
 
 
 def _module(x: Any) -> str:
@@ -230,7 +256,7 @@ def _from_pandas(x: Any, name: str) -> Table:
             levels[key] = (series.cat.categories.tolist(), bool(series.cat.ordered))
             columns[key] = as_cells(np.asarray(series.astype(object)))
         elif series.dtype.kind == "M":
-            columns[key] = series.to_numpy(dtype="datetime64[ns]")
+            columns[key] = as_dates(series.to_numpy(dtype=f"datetime64[{getattr(series.dtype, 'unit', 'us')}]"))
         elif series.dtype.kind in "iuf":
             columns[key] = series.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
@@ -240,7 +266,8 @@ def _from_pandas(x: Any, name: str) -> Table:
 
 def _from_polars(x: Any, name: str) -> Table:
     columns = {c: _numbers_or_cells(x[c].to_list(), str(x[c].dtype)) for c in x.columns}
-    return Table(columns, "polars", {c: str(x[c].dtype) for c in x.columns})
+    levels = {c: (x[c].dtype.categories.to_list(), False) for c in x.columns if str(x[c].dtype).startswith("Enum")}
+    return Table(columns, "polars", {c: str(x[c].dtype) for c in x.columns}, levels)
 
 
 def _from_arrow(x: Any, name: str) -> Table:
@@ -251,10 +278,10 @@ def _from_arrow(x: Any, name: str) -> Table:
 
 def _numbers_or_cells(values: list, dtype: str) -> np.ndarray:
     lowered = dtype.lower()
-    if lowered.startswith(("int", "uint", "float", "double", "half")):
+    if lowered.startswith(("int", "uint", "float", "double", "half", "decimal")):
         return np.array([np.nan if v is None else v for v in values], np.float64)
     if lowered.startswith(("date", "timestamp")):
-        return np.array(values, "datetime64[ns]")
+        return as_dates(values)
     cells = np.empty(len(values), object)
     cells[:] = values
     return cells
@@ -280,21 +307,31 @@ def _to_pandas(table: Table) -> Any:
             dtype = "float64"
         if dtype == "bool" and any(v is None for v in values):
             dtype = "object"
-        frame[key] = pandas.Series(values, index=table.index).astype(dtype)
+        series = pandas.Series(values, index=table.index)
+        if isinstance(dtype, str) and dtype.startswith("datetime64") and "," in dtype:  # has a time zone: ours is UTC
+            series = series.dt.tz_localize("UTC")
+        frame[key] = series.astype(dtype)
     return pandas.DataFrame(frame, index=table.index)
 
 
 def _to_polars(table: Table) -> Any:
     import polars  # pyright: ignore[reportMissingImports]
 
-    arrow = _to_lists(table)
     made = []
-    for key, values in arrow.items():
+    for key, values in _to_lists(table).items():
         name = table.dtypes[key].split("(")[0]
         dtype = getattr(polars, name, None)
         series = polars.Series(key, values, strict=False)
-        if dtype is not None and name not in ("Enum", "Null"):
-            series = series.cast(polars.Datetime if name == "Datetime" else dtype, strict=False)
+        if name == "Enum":
+            series = series.cast(polars.Enum(table.levels[key][0]))
+        elif name == "Datetime":
+            unit, zone = (re.search(rf"{part}='([^']+)'", table.dtypes[key]) for part in ("time_unit", "time_zone"))
+            told: Any = unit[1] if unit else "us"
+            series = series.cast(polars.Datetime(told), strict=False)
+            if zone:
+                series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone[1])
+        elif dtype is not None and name not in ("Null", "Decimal"):
+            series = series.cast(dtype, strict=False)
         made.append(series)
     return polars.DataFrame(made)
 
@@ -309,8 +346,11 @@ def _to_arrow(table: Table) -> Any:
         if name.startswith(("int", "uint", "float", "double", "bool", "date", "timestamp[", "string", "large_string")):
             wanted = {"double": "float64", "float": "float32", "halffloat": "float16"}.get(name, name)
             unit = "date32" if name.startswith("date32") else "date64" if name.startswith("date64") else wanted
-            kind = pyarrow.timestamp(name[10:12]) if name.startswith("timestamp[") else pyarrow.type_for_alias(unit)
+            zoned = re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", name)
+            kind = pyarrow.timestamp(zoned[1], zoned[2]) if zoned else pyarrow.type_for_alias(unit)
             array = array.cast(kind, safe=False)
+        elif name.startswith("dictionary"):
+            array = array.dictionary_encode()
         arrays[key] = array
     return pyarrow.table(arrays)
 

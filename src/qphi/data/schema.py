@@ -19,6 +19,7 @@ __all__ = ["KINDS", "Column", "Schema", "find_schema", "read_kinds"]
 KINDS = ("real", "positive", "bounded", "count", "ordinal", "categorical", "binary", "date", "id", "text", "constant")
 NUMERIC = ("real", "positive", "bounded", "count", "ordinal", "date")
 LEFT_OUT = ("id", "text", "constant")
+LABELS = (str, bool, int, float, np.generic)  # what a cell of a categorical column can be
 MOST_LEVELS = 100  # of a categorical column; the rarer ones are pooled
 FEW = 12  # different whole numbers up to which a column is ordinal
 MANY = 256  # different whole numbers from which on a count is as good as continuous, and rounded
@@ -53,7 +54,7 @@ class Column:
             shown = ", ".join(_short(level) for level in self.levels[:4])
             return f"{len(self.levels)} levels: {shown}{', ...' if len(self.levels) > 4 else ''}"
         if self.kind == "constant":
-            return f"always {_short(self.value)}"
+            return "no values" if self.value is None else f"always {_short(self.value)}"
         if self.kind in ("text", "id"):
             return f"{self.different} different values; left out"
         if self.kind == "date":
@@ -87,7 +88,10 @@ class Schema:
 
     def __str__(self) -> str:
         head = ("column", "kind", "missing", "values")
-        rows = [(c.name, c.kind, f"{100 * c.missing / max(self.rows, 1):.1f} %", c.words) for c in self.columns]
+        rows = [
+            (" ".join(c.name.split()), c.kind, f"{100 * c.missing / max(self.rows, 1):.1f} %", c.words)
+            for c in self.columns
+        ]
         widths = [max(len(r[i]) for r in [head, *rows]) for i in range(3)]
         return "\n".join("  ".join([*(r[i].ljust(widths[i]) for i in range(3)), r[3]]).rstrip() for r in [head, *rows])
 
@@ -189,6 +193,12 @@ def _of_labels(made: Column, seen: np.ndarray, different: list, kind: str | None
             f"column {made.name!r} cannot be {kind}: it has text such as {different[0]!r}. Use categorical."
         )
     ordered = declared is not None and declared[1]
+    if not all(isinstance(v, LABELS) for v in seen):
+        if kind not in (None, "id", "text"):
+            raise InputError(
+                f"column {made.name!r} cannot be {kind}: it has {seen[0]!r}. Make it text, numbers or dates."
+            )
+        kind = "text"
     if kind is None:
         if len(different) == 2:
             kind = "binary"
@@ -218,8 +228,8 @@ def _kind_of_numbers(numbers: np.ndarray, different: list) -> str:
             return "count"
     if numbers.min() >= 0 and 0.9 < numbers.max() <= 1 and numbers.min() < 0.1:
         return "bounded"
-    centred = numbers - numbers.mean()
-    skewness = np.mean(centred**3) / max(float(np.std(numbers)) ** 3, 1e-300)
+    scaled = numbers / np.abs(numbers).max()  # neither 1e300 nor 1e-300 has a cube
+    skewness = np.mean((scaled - scaled.mean()) ** 3) / max(float(np.std(scaled)) ** 3, 1e-300)
     return "positive" if numbers.min() > 0 and skewness > SKEWED else "real"
 
 
@@ -235,6 +245,8 @@ def seen_cells(cells: np.ndarray) -> np.ndarray:
 def _different(seen: np.ndarray) -> list:
     if seen.dtype.kind != "O":
         return np.unique(seen).tolist()
+    if not all(isinstance(v, LABELS) for v in seen):  # lists, durations, ...: no labels, and not to be ordered
+        return sorted({str(v) for v in seen})
     return sorted(set(seen.tolist()), key=lambda v: (type(v).__name__, v))
 
 
@@ -257,7 +269,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())  # a cell may have many lines
     return text if len(text) <= 20 else text[:19] + "…"
 
 

@@ -7,14 +7,16 @@ import csv
 import gzip
 import itertools
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qphi.data.frames import Table, read_table, to_container
-from qphi.data.schema import NUMERIC, Schema
+from qphi.data.frames import Table, as_dates, read_table, to_container
+from qphi.data.schema import FEW, NUMERIC, Schema
 from qphi.errors import InputError
 from qphi.files import atomic_write
 
@@ -22,6 +24,10 @@ __all__ = ["TABLE_SUFFIXES", "choose_rows", "is_table_file", "read_table_file", 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 GAPS = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "nil", "<na>"))
+TYPOS = 0.1  # share of a column's cells up to which text among numbers, or no date among dates, is an oversight
+ISO = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*")
+DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([ T].*)?")
+AMOUNT = re.compile(r"[-+(]?[$€£¥]? ?[-+]?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d+)?( ?[%$€£¥])?\)?")
 ROWS = 20_000  # of a piece
 MOST_CELLS = 10_000_000  # that `choose_rows` keeps: under 2 GB with what a model sees of them
 FEWEST_KEPT = 10_000  # rows, however many columns
@@ -54,11 +60,11 @@ def choose_rows(path: str | Path, most_cells: int | None = MOST_CELLS) -> tuple[
             kept, count = _thinned(batches, most, lambda piece, keep: piece.filter(pyarrow.array(keep)))
             return read_table(pyarrow.concat_tables(kept), str(path)), count
     pieces = _csv_pieces(path, ROWS)
-    names, first, _ = next(pieces)
-    most = _most_rows(most_cells, len(names))
-    rows = itertools.chain([first], (piece for _, piece, _ in pieces))
+    first = next(pieces)
+    most = _most_rows(most_cells, len(first.names))
+    rows = (piece.rows for piece in itertools.chain([first], pieces))
     kept, count = _thinned(rows, most, lambda piece, keep: list(itertools.compress(piece, keep)))
-    return _from_text(names, [row for piece in kept for row in piece], None, 0, path), count
+    return _from_text(first._replace(rows=[row for piece in kept for row in piece]), None, path), count
 
 
 def _most_rows(most_cells: int | None, columns: int) -> float:
@@ -90,8 +96,8 @@ def table_pieces(path: str | Path, schema: Schema, rows: int = ROWS) -> Iterator
 
                 yield read_table(pyarrow.Table.from_batches([batch]), str(path))
         return
-    for names, piece, first in _csv_pieces(path, rows):
-        yield _from_text(names, piece, schema, first, path)
+    for piece in _csv_pieces(path, rows):
+        yield _from_text(piece, schema, path)
 
 
 @contextlib.contextmanager
@@ -154,8 +160,16 @@ def _parquet(path: Path) -> Iterator[Any]:
         yield file
 
 
-def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[tuple[list[str], list[list[str]], int]]:
-    """Column names, rows of text and the line number of the first of them."""
+class _Piece(NamedTuple):
+    """Rows of a CSV file as text, and where they stand."""
+
+    names: list[str]
+    rows: list[list[str]]
+    line: int  # of the first row
+    delimiter: str
+
+
+def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[_Piece]:
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     line = 0
     try:
@@ -164,8 +178,9 @@ def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[tuple[list[str]
             if not head.strip():
                 raise InputError(f"{path} is empty. Give a table with a line of column names and at least one row.")
             delimiter = max(",;\t|", key=head.count)
-            first = next(csv.reader([head], delimiter=delimiter, skipinitialspace=True))
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            lines = itertools.chain([head], file)  # a name may have a line break in it
+            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+            first = next(reader)
             names = _names(first, path)
             kept: Iterator[list[str]] = reader
             line = 2
@@ -182,7 +197,7 @@ def _csv_pieces(path: Path, rows: int | None = None) -> Iterator[tuple[list[str]
                         )
                 if whole:
                     found = True
-                    yield names, whole, line
+                    yield _Piece(names, whole, line, delimiter)
                 line += len(piece)
             if not found:
                 raise InputError(f"{path} has a header but 0 rows. Give at least one row.")
@@ -209,48 +224,80 @@ def _undecodable(path: Path, opener: Any) -> int:
 
 
 def _names(first: list[str], path: Path) -> list[str] | None:
-    """The names in a first line; None where it is data: any number or gap in it."""
-    if any(cell.strip().lower() in GAPS or _is_number(cell) for cell in first):
+    """The names in a first line; None where it is data: any number or gap in it. Some may have none, but not all."""
+    names = [cell.strip() or f"column{j}" for j, cell in enumerate(first)]
+    if any(name.lower() in GAPS or _is_number(name) for name in names) or not any(map(str.strip, first)):
         return None
-    names = [cell.strip() for cell in first]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise InputError(f"{path} names column {twice[0]!r} more than once. Rename one of them.")
     return names
 
 
-def _from_text(names: list[str], rows: list[list[str]], schema: Schema | None, first: int, path: Path) -> Table:
-    text = np.array(rows, object).reshape(len(rows), len(names))
+def _from_text(piece: _Piece, schema: Schema | None, path: Path) -> Table:
+    text = np.array(piece.rows, object).reshape(len(piece.rows), len(piece.names))
     columns, dtypes = {}, {}
     known = {} if schema is None else {c.name: c for c in schema.columns}
-    for j, name in enumerate(names):
+    for j, name in enumerate(piece.names):
         cells = [cell.strip() for cell in text[:, j]]
+        # beside another delimiter a comma may be that of decimals; numbers are written back with points
+        points = cells if piece.delimiter == "," else [_with_point(cell) for cell in cells]
         column = known.get(name)
         if column is None:
-            columns[name], dtypes[name] = _guess(cells)
-            continue
-        levels = [v for v in column.levels if not isinstance(v, str)]
-        numeric = column.kind in NUMERIC if not column.levels else bool(levels)
-        if column.kind == "date":
-            columns[name] = _dates(cells, name, first, path)
-        elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
-            columns[name] = _numbers(cells, name, first, path)
+            columns[name], dtypes[name] = _guess(cells, points, name)
         else:
-            columns[name] = _labels(cells)
-        dtypes[name] = column.dtype
+            levels = [v for v in column.levels if not isinstance(v, str)]
+            numeric = column.kind in NUMERIC if not column.levels else bool(levels)
+            if column.kind == "date":
+                columns[name] = _dates(cells, name, piece.line, path)
+            elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
+                columns[name] = _numbers(points, name, piece.line, path)
+            else:
+                columns[name] = _labels(cells)
+            dtypes[name] = column.dtype
+        if columns[name].dtype.kind == "f":
+            text[:, j] = points
     return Table(columns, "csv", dtypes, index=text)
 
 
-def _guess(cells: list[str]) -> tuple[np.ndarray, str]:
-    """A column of text as numbers, dates or labels."""
-    seen = [cell for cell in cells if cell.lower() not in GAPS]
+def _with_point(cell: str) -> str:
+    point = cell.replace(",", ".", 1)
+    return point if point != cell and _is_number(point) else cell
+
+
+def _guess(cells: list[str], points: list[str], name: str) -> tuple[np.ndarray, str]:
+    """A column of text as numbers, dates or labels; `points`: the same with decimal points in its numbers."""
+    seen = [cell for cell in points if cell.lower() not in GAPS]
     if seen and all(map(_is_number, seen)):
         whole = all("." not in c and "e" not in c.lower() for c in seen)
-        return np.array([float(c) if c.lower() not in GAPS else np.nan for c in cells]), "int64" if whole else "float64"
+        return np.array(
+            [float(c) if c.lower() not in GAPS else np.nan for c in points]
+        ), "int64" if whole else "float64"
     if seen and all(len(c) >= 8 and c[:4].isdigit() and c[4] == "-" for c in seen):
         with contextlib.suppress(ValueError):
-            return np.array([c if c.lower() not in GAPS else "NaT" for c in cells], "datetime64[ns]"), "datetime64[ns]"
+            return as_dates([c if c.lower() not in GAPS else "NaT" for c in cells]), "datetime64[ns]"
+    _warn_of_text(seen, name)
     return _labels(cells), "str"
+
+
+def _warn_of_text(seen: list[str], name: str) -> None:
+    """One cell among numbers makes a column text; so do dates and numbers that are written in other ways."""
+    numbers = set(filter(_is_number, seen))
+    others = [cell for cell in seen if cell not in numbers]
+    if len(numbers) > FEW and len(others) < TYPOS * len(seen):
+        warnings.warn(
+            f"column {name!r} has {others[0]!r} among numbers, {len(others)} of {len(seen)} cells are none: it counts "
+            "as text. Correct such cells, or leave them empty.",
+            UserWarning,
+            stacklevel=2,
+        )
+    for looks, words in ((DATE, "a date. Write 2024-05-01, from 1678 to 2261"), (AMOUNT, "a number. Write 1234.5")):
+        if len(set(others)) > FEW and sum(looks.fullmatch(cell) is not None for cell in seen) > (1 - TYPOS) * len(seen):
+            odd = next((cell for cell in others if not ISO.fullmatch(cell) or not _is_date(cell)), others[0])
+            warnings.warn(
+                f"column {name!r} has {odd!r}, which counts as text but looks like {words}.", UserWarning, stacklevel=2
+            )
+            return
 
 
 def _labels(cells: list[str]) -> np.ndarray:
@@ -278,7 +325,7 @@ def _dates(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
     for row, cell in enumerate(cells):
         if cell.lower() not in GAPS:
             try:
-                dates[row] = np.datetime64(cell, "ns")
+                dates[row] = as_dates([cell])[0]
             except ValueError:
                 raise InputError(
                     f"{path}: column {name!r} has {cell!r} in line {first + row}, where a date as 2024-05-01 is needed."
@@ -286,12 +333,20 @@ def _dates(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
     return dates
 
 
+def _is_date(cell: str) -> bool:
+    try:
+        as_dates([cell])
+    except ValueError:
+        return False
+    return True
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
         return False
-    return cell.strip().lower() not in GAPS
+    return cell.strip().lower() not in GAPS and "_" not in cell  # 1_000 is a number to Python alone
 
 
 def _as_text(table: Table) -> list[list[str]]:

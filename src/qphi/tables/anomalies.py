@@ -68,8 +68,12 @@ def fit_typical(codec: TableCodec, table: Table, encoded: Encoded, seed: int) ->
     `joint` is still to come: `with_joint` of what `unlikeliness` says of the rows.
     """
     numbers = [codec.numbers(column.name, table) for column in codec.numeric]
-    # a column that is modelled has two different values, so its spread is not 0
-    centre, spread = (tuple(float(f(x)) for x in numbers) for f in (np.nanmean, np.nanstd))
+    # a column that is modelled has two different values, so its spread is not 0; neither 1e300 nor 1e-300 has a square
+    sizes = [float(np.nanmax(np.abs(x))) for x in numbers]
+    centre, spread = (
+        tuple(float(size * f(x / size)) for x, size in zip(numbers, sizes, strict=True))
+        for f in (np.nanmean, np.nanstd)
+    )
     levels = tuple(_surprises(shares, count) for shares, count in zip(codec.shares, codec.level_counts, strict=True))
     usual = np.nanmean(_cells(codec, table, encoded, centre, spread, levels), axis=0)
     return again(Typical(centre, spread, levels, tuple(float(v) for v in usual), (), ()), codec, table, encoded, seed)

@@ -121,13 +121,17 @@ def build(
     share = jnp.clip(jnp.asarray(linear.mean[n:], float), 1e-3, 1.0)
     weight, zeros = jnp.asarray(linear.weight, float), jnp.zeros((n, a.latent_dim))
     levels = jnp.clip(weight[n:] / share[:, None], -3.0, 3.0)
-    encoded = FactorAnalysis(
+    mean, noise = (jnp.asarray(part[:n], float) for part in (linear.mean, linear.noise))
+    encoder = TableEncoder(
         jnp.concatenate([weight[:n], share[:, None] * levels]),
-        jnp.concatenate([jnp.asarray(linear.mean[:n], float), share]),
-        jnp.concatenate([jnp.asarray(linear.noise[:n], float), share]),
+        jnp.concatenate([mean, share]),
+        jnp.concatenate([noise, share]),
+        shape,
+        a.hidden,
+        key=encoder_key,
     )
     weight = jnp.concatenate([weight[:n], zeros, levels])
-    bias = jnp.concatenate([jnp.asarray(linear.mean[:n], float), jnp.zeros(n), jnp.log(share)])
+    bias = jnp.concatenate([mean, jnp.zeros(n), jnp.log(share)])
     prior: Any = StandardNormal(a.latent_dim)
     if a.components:
         count, dim = a.components, a.latent_dim
@@ -138,9 +142,9 @@ def build(
         mask = MaskModel(shape, jnp.zeros(shape.columns) if missing is None else jnp.asarray(missing))
     return LatentVariableModel(
         prior=prior,
-        encoder=TableEncoder(encoded, shape, a.hidden, key=encoder_key),
+        encoder=encoder,
         decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
-        likelihood=TableLikelihood(shape, jnp.sqrt(jnp.asarray(linear.noise[:n], float)), mask=mask, stray=a.stray),
+        likelihood=TableLikelihood(shape, jnp.sqrt(noise), mask=mask, stray=a.stray),
     )
 
 

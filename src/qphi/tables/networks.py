@@ -11,7 +11,6 @@ from qphi.autoencoders.encoders import AbstractEncoder
 from qphi.autoencoders.networks import MLP, AbstractNetwork
 from qphi.families import Batch
 from qphi.systems import triangular_factors
-from qphi.tables.linear import FactorAnalysis
 from qphi.tables.posterior import FactorGaussian
 from qphi.tables.rows import Shape, pseudo_numbers
 
@@ -49,11 +48,19 @@ class TableEncoder(AbstractEncoder):
     network: MLP
     shape: Shape
 
-    def __init__(self, linear: FactorAnalysis, shape: Shape, hidden: tuple[int, ...], *, key: PRNGKeyArray):
-        self.weight, self.bias = jnp.asarray(linear.weight, float), jnp.asarray(linear.mean, float)
-        self.log_noise = jnp.log(jnp.asarray(linear.noise, float))
+    def __init__(
+        self,
+        weight: Float[Array, "indicators dim"],
+        bias: Float[Array, " indicators"],
+        noise: Float[Array, " indicators"],
+        shape: Shape,
+        hidden: tuple[int, ...],
+        *,
+        key: PRNGKeyArray,
+    ):
+        self.weight, self.bias, self.log_noise = weight, bias, jnp.log(noise)
         self.shape = shape
-        dim = linear.weight.shape[1]
+        dim = weight.shape[1]
         self.network = _silent(MLP(2 * shape.indicators + dim, 2 * dim, hidden, activation=_tanh, key=key))
 
     def __call__(self, x: Float[Array, "columns 3"]) -> FactorGaussian:

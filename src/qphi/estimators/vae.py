@@ -22,7 +22,7 @@ from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.standard import standardised
-from qphi.autoencoders.training import Training, continued, hold_out, plan
+from qphi.autoencoders.training import Training, continued, hold_out, images_at_once, plan
 from qphi.data.frames import mixed_table
 from qphi.data.scaling import dense
 from qphi.errors import InputError
@@ -345,9 +345,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         train, held_out = hold_out(len(x), split_key)
         self.seen_ = (x[train[:: -(-len(train) // ROWS)]], x[held_out[:: -(-len(held_out) // ROWS)]])
         model = self._first_model(x[train], model_key) if model is None else model
-        # 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; slice larger ones finer.
-        conv = self.architecture_.convolutional
-        slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None
+        slice_size = images_at_once(*self.scaling_.shape[:2]) if self.architecture_.convolutional else None
         slice_size = slice_size if self.slice_size is None else int(self.slice_size)
         return plan(model, x[train], x[held_out], run_key, slice_size=slice_size, **training_of(self))
 

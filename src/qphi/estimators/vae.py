@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from qphi.autoencoders.build import Architecture, build, centred
+from qphi.autoencoders.build import Architecture, attentive, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
@@ -354,6 +354,8 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         own = own_parts(self)
         data = x if not self.given_ else x[:, : self.scaling_.size]
         model = _build(self.architecture_, key, jnp.asarray(float(np.std(data)) or 1.0), own)
+        if self.scaling_.kind == "counts" and "encoder" not in own and not self.architecture_.convolutional:
+            model = attentive(model, data.reshape(len(x), -1))
         if self.scaling_.kind == "counts" and "decoder" not in own:
             sizes = np.exp(x[:, -1:]) if self.given_.sized else 1.0
             model = centred(model, np.mean(data.reshape(len(x), -1) / sizes, axis=0))

@@ -9,6 +9,7 @@ from jax import lax
 
 from qphi.autoencoders.conv_networks import ConvFeatures, ConvImage
 from qphi.autoencoders.convolutions import half, strided_conv, strided_conv_transpose
+from qphi.autoencoders.training import images_at_once
 
 LAYOUT = ("CHWN", "HWIO", "CHWN")
 # channels of the large and the small image, height, width, batch: even and odd sides, thin and wide
@@ -214,3 +215,8 @@ def test_errors_say_what_to_do():
         ConvFeatures((28, 28, 1), key=key).batch(jnp.zeros((2, 14, 56, 1)))
     with pytest.raises(ValueError, match=r"20 x 20 has 10 x 10 halves, got \(7, 7\)"):
         strided_conv_transpose(jnp.zeros((2, 7, 7, 1)), jnp.zeros((4, 4, 1, 2)), (20, 20))
+
+
+def test_slices_follow_the_pixels():
+    sides = {(28, 28): 64, (32, 32): 64, (31, 47): 64, (64, 64): 32, (96, 96): 8, (128, 128): 8, (512, 512): 8}
+    assert {side: images_at_once(*side) for side in sides} == sides

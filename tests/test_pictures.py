@@ -67,7 +67,7 @@ def test_colour_stays_colour_and_a_single_channel_is_grey():
     assert image_grid(red, tile=1).tolist() == [[[255, 0, 0]]]
 
 
-@pytest.mark.parametrize("shape", [(5,), (2, 2), (2, 2, 2, 2), (2, 2, 2, 4), (1, 2, 2, 3, 1)])
+@pytest.mark.parametrize("shape", [(5,), (2, 2), (2, 2, 2, 5), (1, 2, 2, 3, 1)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="images need shape"):
         image_grid(np.zeros(shape))
@@ -100,3 +100,10 @@ def test_saving_needs_bytes(tmp_path):
     with pytest.raises(TypeError, match="uint8"):
         save_png(tmp_path / "grid.png", np.zeros((4, 4)))
     assert not list(tmp_path.iterdir())
+
+
+def test_opacity_is_laid_on_white():
+    grey = np.array([[[[100, 255], [100, 0]]]], np.uint8)
+    np.testing.assert_array_equal(to_pixels(grey), [[[100, 255]]])
+    colours = np.array([[[[1.0, 0, 0, 1], [1, 0, 0, 0.5]]]])
+    np.testing.assert_array_equal(to_pixels(colours), [[[[255, 0, 0], [255, 127, 127]]]])

@@ -1,4 +1,6 @@
-"""Latent units brought to the prior's mean and scale."""
+"""Where encoders start and where latent units end: the data and the prior brought to one scale."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -6,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qphi.autoencoders.build import Architecture, build, choose_channels
+from qphi.autoencoders.build import Architecture, attentive, build, choose_channels
 from qphi.autoencoders.evaluation import score_rows
 from qphi.autoencoders.latent import posterior_moments
+from qphi.autoencoders.networks import apply_many
 from qphi.autoencoders.standard import standardised
 from small import pictures, quiet_fit, vae
 
@@ -20,7 +23,7 @@ def off_the_prior(network: str, activation: str = "relu", covariates: int = 0):
         shape, 3, "gaussian", network, (16,), choose_channels(shape, network), covariates=covariates,
         activation=activation,
     )  # fmt: skip
-    model = build(architecture, jax.random.key(0))
+    model: Any = build(architecture, jax.random.key(0))
     weight, bias = model.encoder.mean.weight, model.encoder.mean.bias
     model = eqx.tree_at(
         lambda m: (m.encoder.mean.weight, m.encoder.mean.bias, m.encoder.log_scale.bias),
@@ -55,6 +58,22 @@ def test_other_models_are_left_alone():
     model, x = off_the_prior("mlp")
     own = eqx.tree_at(lambda m: m.decoder, model, eqx.nn.Linear(3, 64, key=jax.random.key(0)))
     assert standardised(own, x) is own
+
+
+@pytest.mark.parametrize("covariates", [0, 2])
+@pytest.mark.parametrize("network", ["mlp", "residual-mlp"])
+def test_an_encoder_of_counts_starts_on_what_differs_between_rows(network, covariates):
+    architecture = Architecture((30,), 2, "negative-binomial", network, (64,), covariates=covariates)
+    rng = np.random.default_rng(0)
+    x = rng.poisson(np.exp(rng.normal(8, 2, 30)) * rng.gamma(50, 0.02, (400, 30))).astype(np.float32)
+    model = attentive(build(architecture, jax.random.key(0)), x)
+    rows = np.concatenate([x, np.zeros((400, covariates), np.float32)], axis=1)
+    features: Any = model.encoder
+    features = features.features
+    shown = apply_many(features.parts[0], jnp.asarray(rows))
+    seen = np.asarray(jax.vmap(features.parts[-1].layers[0])(shown))
+    np.testing.assert_allclose(seen.mean(axis=0), 0, atol=1e-3)
+    assert 0.5 < seen.std() < 2
 
 
 @pytest.mark.parametrize(("options", "moved"), [({}, True), ({"beta": 0.0}, False), ({"capacity": 5.0}, False)])

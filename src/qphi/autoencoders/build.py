@@ -25,7 +25,7 @@ from qphi.autoencoders.rows import GivenDecoder, GivenEncoder, Rows, Shown, With
 from qphi.data.kinds import KINDS
 from qphi.errors import InputError
 
-__all__ = ["NETWORKS", "Architecture", "build", "centred", "choose_channels", "choose_network"]
+__all__ = ["NETWORKS", "Architecture", "attentive", "build", "centred", "choose_channels", "choose_network"]
 
 NETWORKS = ("auto", "mlp", "residual-mlp", "conv", "residual-conv")
 
@@ -139,6 +139,21 @@ def centred(model: LatentVariableModel, mean: Float[np.ndarray, " columns"]) -> 
     bias = np.zeros((mean.size, model.likelihood.per_element), np.float32)
     bias[:, 0] = np.log(mean + 1e-3)
     return eqx.tree_at(lambda m: m.decoder.layers[-1].bias, model, jnp.asarray(bias.ravel()))
+
+
+def attentive(model: LatentVariableModel, x: Float[np.ndarray, "data columns"]) -> LatentVariableModel:
+    """The model of counts whose encoder starts as if what it is shown, log(1 + x), had been standardised: each column's
+    mean taken off, one scale for all. Otherwise what all rows share drowns what they differ in."""
+
+    def first(model: Any) -> eqx.nn.Linear:
+        return model.encoder.features.parts[-1].layers[0]  # what is shown comes before it
+
+    shown = np.log1p(x)
+    mean = shown.mean(axis=0)
+    weight = np.array(first(model).weight)
+    weight[:, : mean.size] /= np.std(shown - mean) or 1.0  # columns after the counts' are covariates
+    bias = -weight[:, : mean.size] @ mean
+    return eqx.tree_at(lambda m: (first(m).weight, first(m).bias), model, (jnp.asarray(weight), jnp.asarray(bias)))
 
 
 def _own_encoder(a: Architecture, encoder: Callable) -> AbstractEncoder:

@@ -32,28 +32,35 @@ def standardised(model: LatentVariableModel, xs: np.ndarray) -> LatentVariableMo
     from the prior then decode to what no datum looks like. Units that say nothing stay. Models other than a
     `GaussianEncoder`, a standard normal prior and a decoder of qphi's are given back as they are.
     """
-    decoder, encoder = model.decoder, model.encoder
-    first = decoder.parts[0] if isinstance(decoder, Chain) else decoder
-    ours = isinstance(encoder, GaussianEncoder) and isinstance(first, MLP | GatedMLP | ResidualMLP)
-    if not (ours and isinstance(model.given_prior, StandardNormal) and not model.refine_steps):
+    encoder = model.encoder
+    if not isinstance(encoder, GaussianEncoder) or not isinstance(_first(model), MLP | GatedMLP | ResidualMLP):
+        return model
+    if not isinstance(model.given_prior, StandardNormal) or model.refine_steps:
         return model
     means, scales = (np.asarray(a, np.float64) for a in posterior_moments(model, xs[:: -(-len(xs) // ROWS)]))
     speaks = means.var(axis=0) > QUIET
     shift = np.where(speaks, means.mean(axis=0), 0.0)
     scale = np.where(speaks, np.sqrt(means.var(axis=0) + np.mean(scales**2, axis=0)), 1.0)
 
-    def inputs(decoder: Any) -> list[eqx.nn.Linear]:
-        first = decoder.parts[0] if isinstance(decoder, Chain) else decoder
-        return [first.layers[0], *(first.gates[:1] if isinstance(first, GatedMLP) else ())]
-
-    def parts(model: Any) -> list[eqx.nn.Linear]:
-        return [model.encoder.mean, model.encoder.log_scale, *inputs(model.decoder)]
-
     mean, log_scale = encoder.mean, encoder.log_scale
     mean = _changed(mean, mean.weight / scale[:, None], (mean.bias - shift) / scale)
     log_scale = _changed(log_scale, log_scale.weight, log_scale.bias - np.log(scale))
-    opened = [_opened(layer, shift, scale) for layer in inputs(decoder)]
-    return eqx.tree_at(parts, model, [mean, log_scale, *opened])
+    opened = [_opened(layer, shift, scale) for layer in _inputs(model)]
+    return eqx.tree_at(_moved, model, [mean, log_scale, *opened])
+
+
+def _first(model: LatentVariableModel) -> Any:
+    """The part of the decoder that z goes into."""
+    return model.decoder.parts[0] if isinstance(model.decoder, Chain) else model.decoder
+
+
+def _inputs(model: LatentVariableModel) -> list[eqx.nn.Linear]:
+    first = _first(model)
+    return [first.layers[0], *(first.gates[:1] if isinstance(first, GatedMLP) else ())]
+
+
+def _moved(model: Any) -> list[eqx.nn.Linear]:
+    return [model.encoder.mean, model.encoder.log_scale, *_inputs(model)]
 
 
 def _opened(layer: eqx.nn.Linear, shift: np.ndarray, scale: np.ndarray) -> eqx.nn.Linear:

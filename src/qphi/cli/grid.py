@@ -30,11 +30,12 @@ def write_images(
         return
     from qphi.report.pictures import image_grid, save_png
 
-    shown = (rows if shown is None else shown)[:MOST_TILES]
+    # as numbers: a byte here is a level like any other (1 of 0 and 1, say), not yet a shade
+    shown = np.asarray(rows if shown is None else shown, np.float32)[:MOST_TILES]
     picture = check_writable(path.with_suffix(".png"))
     save_png(picture, image_grid(shown, columns, limits=vae.levels_))
     say(f"{len(shown)} of them as a picture in {picture}" if len(shown) < len(rows) else f"a picture in {picture}")
 
 
 def _are_pictures(vae: VAE, rows: np.ndarray) -> bool:
-    return vae.image_ and (rows.ndim == 3 or (rows.ndim == 4 and rows.shape[3] in (1, 3)))
+    return vae.image_ and rows.ndim in (3, 4)

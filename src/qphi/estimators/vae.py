@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from qphi.autoencoders.build import Architecture, build, centred
+from qphi.autoencoders.build import Architecture, attentive, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.standard import standardised
-from qphi.autoencoders.training import Training, continued, hold_out, plan
+from qphi.autoencoders.training import Training, continued, hold_out, images_at_once, plan
 from qphi.data.frames import mixed_table
 from qphi.data.scaling import dense
 from qphi.errors import InputError
@@ -345,9 +345,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         train, held_out = hold_out(len(x), split_key)
         self.seen_ = (x[train[:: -(-len(train) // ROWS)]], x[held_out[:: -(-len(held_out) // ROWS)]])
         model = self._first_model(x[train], model_key) if model is None else model
-        # 64 images of 28 x 28 hold about 22 MB of temporaries in the convolutional network; slice larger ones finer.
-        conv = self.architecture_.convolutional
-        slice_size = int(np.clip(2 ** int(np.floor(np.log2(64 * 784 / self.scaling_.size))), 8, 64)) if conv else None
+        slice_size = images_at_once(*self.scaling_.shape[:2]) if self.architecture_.convolutional else None
         slice_size = slice_size if self.slice_size is None else int(self.slice_size)
         return plan(model, x[train], x[held_out], run_key, slice_size=slice_size, **training_of(self))
 
@@ -356,6 +354,8 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         own = own_parts(self)
         data = x if not self.given_ else x[:, : self.scaling_.size]
         model = _build(self.architecture_, key, jnp.asarray(float(np.std(data)) or 1.0), own)
+        if self.scaling_.kind == "counts" and "encoder" not in own and not self.architecture_.convolutional:
+            model = attentive(model, data.reshape(len(x), -1))
         if self.scaling_.kind == "counts" and "decoder" not in own:
             sizes = np.exp(x[:, -1:]) if self.given_.sized else 1.0
             model = centred(model, np.mean(data.reshape(len(x), -1) / sizes, axis=0))

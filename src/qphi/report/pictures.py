@@ -21,18 +21,19 @@ WHITE = 255
 
 
 def to_pixels(images: ArrayLike, limits: tuple[float | int, float | int] = (0.0, 1.0)) -> NDArray[np.uint8]:
-    """Images (n, h, w), (n, h, w, 1) or (n, h, w, 3) as bytes, (n, h, w) or (n, h, w, 3).
+    """Images (n, h, w) or (n, h, w, 1 to 4 channels) as bytes, (n, h, w) or (n, h, w, 3).
 
     uint8 is taken as it is. Anything else is mapped so that `limits` become 0 (black) and 255 (white); what
-    lies beyond is cut off. A pixel that is not finite is refused: no shade would be an honest picture of it.
+    lies beyond is cut off. A second or fourth channel is opacity: such images are laid on white. A pixel that is
+    not finite is refused: no shade would be an honest picture of it.
     """
     images = np.asarray(images)
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise ValueError(f"images need shape (n, h, w), (n, h, w, 1) or (n, h, w, 3); got {images.shape}.")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and not 2 <= images.shape[3] <= 4):
+        raise ValueError(f"images need shape (n, h, w) or (n, h, w, 1 to 4 channels); got {images.shape}.")
     if images.dtype == np.uint8:
-        return images
+        return _on_white(images)
     low, high = (float(limit) for limit in limits)
     if not low < high:
         raise ValueError(f"limits need to be (low, high) with low < high; got {limits}.")
@@ -40,7 +41,16 @@ def to_pixels(images: ArrayLike, limits: tuple[float | int, float | int] = (0.0,
     if not np.isfinite(shade).all():
         broken = int((~np.isfinite(shade).reshape(len(shade), -1).all(axis=1)).sum())
         raise ValueError(f"{broken} of {len(images)} images hold pixels that are not finite.")
-    return np.rint(255 * np.clip(shade, 0, 1)).astype(np.uint8)
+    return _on_white(np.rint(255 * np.clip(shade, 0, 1)).astype(np.uint8))
+
+
+def _on_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey or colours without the opacity that may be the last channel."""
+    if pixels.ndim == 3 or pixels.shape[3] == 3:
+        return pixels
+    opacity = pixels[..., -1:] / 255
+    shown = np.rint(pixels[..., :-1] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    return shown[..., 0] if shown.shape[3] == 1 else shown
 
 
 def image_grid(

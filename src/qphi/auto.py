@@ -1,9 +1,9 @@
 """The ladder: from a target to draws and a verdict, without anything to tune.
 
 CHECK   the log density itself (`preflight`)
-START   climbs from dispersed places, all at once (`Pathfinder`)
+START   climbs from dispersed places, all at once (`Pathfinder`), and mean-field fits of some (`fit_level`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, or the exact solver that was given)
-PROBE   more climbs, from far outside what was found
+PROBE   more climbs, from far outside what was found, and a fit as wide as the mass there
 CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
+from threadpoolctl import threadpool_limits
 
 from qphi.assess import TELLING_ESS, assess_fits, bend, weigh
 from qphi.checks.departure import departure
@@ -46,6 +47,7 @@ from qphi.modes import (
     Search,
     certify,
     climb,
+    fit_level,
     fit_modes,
     fit_wide,
     probe,
@@ -70,6 +72,8 @@ from qphi.verdict import Trust, Verdict
 __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 
 _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
+# Threads of BLAS gain little on small matrices, and where cores are shared they wait for each other: 42 s for 2 s seen
+_SMALL = 300
 _DOUBTING = 256  # chains that check draws which look good
 _REDRAWN_RHAT = 1.02  # of chains that began at draws known to be wrong
 
@@ -110,7 +114,8 @@ def infer(
     `solver`: what fits the Gaussians in place of `Newton`; with `Pathfinder` they are those that the climbs found.
     Raises InputError where no start has a finite density.
     """
-    return _conclude(explore(oracle, key, effort=effort, deadline=deadline, solver=solver))
+    with threadpool_limits(1 if oracle.dim <= _SMALL else None, user_api="blas"):
+        return _conclude(explore(oracle, key, effort=effort, deadline=deadline, solver=solver))
 
 
 def explore(
@@ -144,6 +149,7 @@ def explore(
     with search.stage("start"):
         paths = climb(search, starts, PATH_STEPS)
     with search.stage("fit"):
+        fit_level(search, starts, paths)
         fit_modes(search, paths)
         fit_wide(search)
     if effort.probes and search.fits and not search.late:
@@ -292,12 +298,13 @@ def _departed(
     see nothing of what is beyond; chains in plain ones go there.
     """
     there = search.random.permutation(np.flatnonzero(weights > 0))  # draws of chains are in the order of the chains
-    if not np.isfinite(z[there]).all():
+    plain = _moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
+    if plain is None:
         return math.nan
     seconds = max(search.effort.seconds_of_doubt, sum(search.stages.values()))
     settling = settle(
         search.oracle,
-        (_moment_matched(z[there], weights[there]),),
+        (plain,),
         z[there],
         weights[there],
         search.random,
@@ -333,11 +340,12 @@ def _redrawn(
     the others, and R-hat says so.
     """
     there = search.random.permutation(np.flatnonzero(weights > 0))
-    if not np.isfinite(z[there]).all():
+    plain = _moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
+    if plain is None:
         return None
     settling = settle(
         search.oracle,
-        (_moment_matched(z[there], weights[there]),),
+        (plain,),
         z[there],
         weights[there],
         search.random,
@@ -349,8 +357,10 @@ def _redrawn(
     )
     if settling is None:
         return None
-    equal = np.full(len(settling.z), 1 / len(settling.z))
-    weighed = weigh(search, (_moment_matched(settling.z, equal),), np.ones(1), search.oracle)
+    moments_of = _moment_matched(settling.z, np.full(len(settling.z), 1 / len(settling.z)))
+    if moments_of is None:
+        return None
+    weighed = weigh(search, (moments_of,), np.ones(1), search.oracle)
     moved = settling.moments
     if before.ess > TELLING_ESS:
         moved = with_tails(moved, moments)
@@ -359,14 +369,19 @@ def _redrawn(
     )
 
 
-def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian:
-    """The Gaussian of the draws' mean and covariance; correlations shrunk as few effective draws ask for."""
+def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian | None:
+    """The Gaussian of the draws' mean and covariance; correlations shrunk as few effective draws ask for. None where
+    there is none: draws that do not vary, or too far apart for numbers."""
     mean = weights @ z
-    centred = (z - mean) * np.sqrt(weights)[:, None]
-    covariance = centred.T @ centred
+    with np.errstate(all="ignore"):
+        centred = (z - mean) * np.sqrt(weights)[:, None]
+        scale = np.sqrt(np.sum(centred**2, axis=0))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return None
+    correlation = (centred / scale).T @ (centred / scale)
     shrinkage = len(mean) / (len(mean) + 1 / np.sum(weights**2))
-    covariance += shrinkage * (np.diag(np.diag(covariance)) - covariance)
-    return Gaussian(mean, np.linalg.cholesky(covariance))
+    correlation += shrinkage * (np.eye(len(mean)) - correlation)
+    return Gaussian(mean, scale[:, None] * np.linalg.cholesky(correlation))
 
 
 def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judgement:

@@ -15,12 +15,13 @@ from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
 from qphi.checks.preflight import Finding
-from qphi.solvers.exact import AbstractGaussian, AbstractGaussianSolver, Fit, Gaussian, solve
+from qphi.noise import fixed_draws
+from qphi.solvers.exact import AbstractGaussian, AbstractGaussianSolver, Fit, Gaussian, Spiked, solve
 from qphi.solvers.newton import Newton, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
-from qphi.solvers.spiked import SpikedFit
+from qphi.solvers.spiked import SpikedFit, SpikedMeanField
 from qphi.targets.oracle import Oracle
-from qphi.targets.starts import dispersed_starts
+from qphi.targets.starts import dispersed_starts, widest_places
 
 __all__ = [
     "EFFORTS",
@@ -30,6 +31,7 @@ __all__ = [
     "Search",
     "certify",
     "climb",
+    "fit_level",
     "fit_modes",
     "fit_wide",
     "follow",
@@ -40,11 +42,15 @@ __all__ = [
 PATH_STEPS, _FIT_STEPS, _PROBE_STEPS = 1000, 100, 200
 _MOST_MODES, _MOST_FUTILE = 6, 2
 _HALVINGS = 6  # of a further fit, which is no mode where it comes to no rest
-_TOWERS = 3.0  # nats
+_TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
+_BESIDE = 3.0  # sds between means of Gaussians that are one, whatever is between them
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
+_LEVEL_DIM, _LEVEL_STARTS, _LEVEL_DRAWS, _LEVEL_STEPS = 6, 2, 16, 400  # of mean-field fits that lead to modes
+_ROUGHLY, _START_SCALE = 1e-2, 0.1
+_FAR, _WIDEST = 768, 256  # places that are tried: around the best fit, and in the box of starts
 _HEAVY = 20.0  # times the mean weight
 _NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
-_NEARLY = 0.1  # posterior sds: how close to its end a further fit has to be, to count as a mode
+_NEARLY = 0.02  # posterior sds: how close to its end a further fit has to be, to count as a mode
 _COMING = 0.5  # posterior sds: how close, to tell which mode a fit is coming to
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
 _DRAW_ERROR, _MOST_TIMES = 0.05, 8  # posterior sds by which other draws would move a coordinate; as many draws
@@ -69,7 +75,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(4, 0, 2048, 0, 0, 0, False, 0.0, 152, 4.0),
-    "standard": Effort(8, 8, 4096, 256, 2200, 16, False, 30.0, 280, 5.0),
+    "standard": Effort(8, 8, 4096, 256, 2200, 16, False, 30.0, 280, 15.0),
     "thorough": Effort(16, 16, 16384, 512, 6144, 128, True, 1800.0, 1048, 450.0),
 }
 
@@ -135,6 +141,31 @@ def climb(search: Search, starts: Float[np.ndarray, "starts dim"], steps: int) -
     return sorted(paths, key=lambda path: -path.best_elbo)
 
 
+def fit_level(search: Search, starts: Float[np.ndarray, "starts dim"], paths: list[Path]) -> None:
+    """Gaussians from mean-field fits, where these do better than the climbs.
+
+    Where many latents share a scale, log p is highest where that scale vanishes, with no mass at all, and climbs end
+    there. The ELBO has no such place: scales are fitted from the first step.
+    """
+    dim = search.oracle.dim
+    if isinstance(search.solver, AsClimbed) or dim < _LEVEL_DIM:
+        return
+    solver = SpikedMeanField(fixed_draws(search.random, _LEVEL_DRAWS, dim), tolerance=_ROUGHLY)
+    ends = []
+    for z in starts[:_LEVEL_STARTS]:
+        start = Spiked.diagonal(z, np.full(dim, _START_SCALE))
+        end, steps = solve(search.oracle, solver, start, max_steps=_LEVEL_STEPS, deadline=search.deadline)
+        search.solver_steps += steps
+        if solver.answer(end) is not None and end.elbo > paths[0].best_elbo:
+            ends.append(end)
+    for end in sorted(ends, key=lambda end: -end.elbo):
+        if search.fits and (end.elbo < search.fits[0].elbo - _FAR_BELOW or _explained(search, end.q.mean[None])[0]):
+            continue
+        fit = _fit(search, Gaussian(end.q.mean, np.diag(end.q.scale)))
+        if fit is not None and (not search.fits or fit.residual < _NEARLY):
+            _keep(search, fit)
+
+
 def fit_modes(search: Search, paths: list[Path]) -> None:
     """A Gaussian at the best path's end, and at those of others that it does not explain.
 
@@ -164,8 +195,7 @@ def _spike(search: Search, path: Path) -> Gaussian | None:
     if path.slope is None or not search.solver.uses_hessians:  # what the solver can do without, the target may lack
         return None
     dim, z = len(path.place), path.place[None]
-    height = logsumexp([f.elbo - f.q.entropy + 0.5 * (dim - f.q.radius(z)[0]) for f in search.fits])
-    if -path.energy < height + _TOWERS:
+    if -path.energy < _expected(search, z)[0] + _TOWERS:
         return None
     # the climb's own idea of the curvature may be that of the surroundings
     _, _, hessian = search.oracle.mean_curvature(z)
@@ -175,6 +205,12 @@ def _spike(search: Search, path: Path) -> Gaussian | None:
         return None
     mass = -path.energy + end.entropy - 0.5 * dim
     return end if mass > search.fits[0].elbo - _NEGLIGIBLE else None
+
+
+def _expected(search: Search, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+    """log p at each row, as the fits have it."""
+    heights = [fit.elbo - fit.q.entropy + 0.5 * (search.oracle.dim - fit.q.radius(z)) for fit in search.fits]
+    return np.asarray(logsumexp(heights, axis=0))
 
 
 def fit_wide(search: Search) -> None:
@@ -188,8 +224,11 @@ def fit_wide(search: Search) -> None:
     q = search.fits[0].q
     if q.sd.max() > 1 / _NARROW:
         return  # as wide as that already, give or take
-    solver = search.solver.with_draws(search.random, dim)
-    wide = Gaussian(q.mean, np.eye(dim))
+    _fit_from(search, Gaussian(q.mean, np.eye(dim)))
+
+
+def _fit_from(search: Search, wide: Gaussian) -> None:
+    solver = search.solver.with_draws(search.random, search.oracle.dim)
     state, steps = solve(search.oracle, solver, wide, max_steps=_WIDE_STEPS, deadline=search.deadline)
     search.solver_steps += steps
     if solver.answer(state) is not None and state.residual < _NEARLY:
@@ -198,7 +237,7 @@ def fit_wide(search: Search) -> None:
 
 def _keep(search: Search, fit: Fit) -> bool:
     """Add a fit that is none of those there are, and drop those without weight; whether it is there now."""
-    if any(_same(fit.q, other.q) for other in search.fits):
+    if any(_same(search, fit.q, other.q) for other in search.fits):
         return False
     search.fits.append(fit)
     search.fits.sort(key=lambda state: -state.elbo)
@@ -207,12 +246,19 @@ def _keep(search: Search, fit: Fit) -> bool:
     return any(kept is fit for kept in search.fits)
 
 
-def _same(q: AbstractGaussian, other: AbstractGaussian) -> bool:
-    """Whether the one's mean lies where the other has its mass, and they are about as large."""
+def _same(search: Search, q: Gaussian, other: AbstractGaussian) -> bool:
+    """Whether the one's mean lies where the other has its mass, they are about as large, and there is no valley between
+    them: in many dimensions the typical distance from one mode's mean may be further than the next mode."""
     d = len(q.mean)
     reach = d + 6 * math.sqrt(2 * d) + 9
-    close = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0]) < reach
-    return bool(close) and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d
+    distance = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0])
+    if not (distance < reach and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d):
+        return False
+    if distance < _BESIDE**2:
+        return True
+    along = q.mean + np.linspace(0, 1, 9)[:, None] * (other.mean - q.mean)
+    value = search.oracle.values(along)
+    return not min(value[0], value[-1]) > value.min() + _TOWERS  # NaN: no valley that one could tell
 
 
 def _fit(search: Search, start: Gaussian) -> Fit | None:
@@ -222,7 +268,7 @@ def _fit(search: Search, start: Gaussian) -> Fit | None:
     known = search.gaussians
 
     def old(state: Fit) -> bool:  # on its way to a mode that is known: the rest of it tells nothing new
-        return state.residual < _COMING and any(_same(state.q, q) for q in known)
+        return state.residual < _COMING and any(_same(search, state.q, q) for q in known)
 
     for narrower in (1.0, 0.3, 0.03):
         q = Gaussian(start.mean, narrower * start.tril)
@@ -243,18 +289,31 @@ def _explained(search: Search, z: Float[np.ndarray, "points dim"]) -> Bool[np.nd
 
 
 def probe(search: Search) -> None:
-    """Climb from the likeliest of many places far outside of everything that was found."""
+    """Climb from the likeliest of many places far outside of everything that was found, and from those there or in the
+    widest box of starts where log p is furthest above what the fits say; and fit a Gaussian as wide as the mass out
+    there, where that is far wider."""
     q, d = search.fits[0].q, search.oracle.dim
-    far = search.random.standard_normal((1024, d)) * (3 / np.sqrt(search.random.chisquare(3, (1024, 1)) / 3))
-    z = q.transport(far)
+    far = search.random.standard_normal((_FAR, d)) * (3 / np.sqrt(search.random.chisquare(3, (_FAR, 1)) / 3))
+    z = np.concatenate([q.transport(far), widest_places(search.oracle, search.random, _WIDEST)])
+    value = search.oracle.values(z)
+    outside = np.flatnonzero(np.isfinite(value) & ~_explained(search, z))
+    if not len(outside):
+        return
     # by their weight under that t distribution: by density alone, the nearest would always win
-    value = search.oracle.values(z) + 0.5 * (3 + d) * np.log1p(np.sum(far**2, axis=1) / 27)
-    outside = np.isfinite(value) & ~_explained(search, z)
+    radius = np.sum(far[outside[outside < _FAR]] ** 2, axis=1)
+    weight = value[outside[outside < _FAR]] + 0.5 * (3 + d) * np.log1p(radius / 27)
+    # behind another mode log p may be as low as it likes, and is above the fits all the same
+    above = value[outside] - _expected(search, z[outside])
     # climbs of many dimensions are long, and lead back
     probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
-    chosen = np.flatnonzero(outside)[np.argsort(-value[outside])][:probes]
-    if len(chosen):
-        fit_modes(search, climb(search, z[chosen], steps))
+    chosen = dict.fromkeys((*np.argsort(-weight)[: probes // 2], *np.argsort(-above)[: probes // 2]))
+    fit_modes(search, climb(search, z[outside[list(chosen)]], steps))
+    if not len(weight) or d > _NESTED_DIM or not isinstance(q, Gaussian):
+        return
+    share = np.exp(weight - weight.max())
+    width = math.sqrt(float(share @ radius) / float(share.sum()) / d)
+    if width > _NARROW:
+        _fit_from(search, Gaussian(q.mean, width * q.tril))
 
 
 def certify(search: Search) -> None:

@@ -124,7 +124,7 @@ def fit_driven(
 
     On 1,024 draws in up to 100 dimensions; a step asks for the gradient at each. Coordinates are ordered by how much
     they drive others: j drives i where log |d log p / dz_i| is correlated with z_j over draws of `start`. None where
-    no draw of `start` has a finite gradient.
+    no draw of `start` has a finite gradient, or `start` is too narrow for numbers.
     """
     d = oracle.dim
     scale = np.sqrt(np.sum(start.tril**2, axis=1))
@@ -133,7 +133,10 @@ def fit_driven(
         return None
     shape = _Shape(d, min(_DRIVERS, d))
     correlated = (start.tril @ start.tril.T)[np.ix_(order, order)] / np.outer(scale[order], scale[order])
-    tril = np.linalg.cholesky(correlated)
+    try:
+        tril = np.linalg.cholesky(correlated)
+    except np.linalg.LinAlgError:  # correlations of one, rounded
+        return None
     diagonal = np.diag(tril)
     first = shape.pack(np.zeros(d), tril / diagonal, np.log(diagonal), shape.none, shape.none)
     u = fixed_draws(random, _DRAWS, d)

@@ -67,7 +67,7 @@ class Pathfinder(AbstractExactSolver[list[Path]]):
             values, gradients = oracle.gradients(np.concatenate([np.array(trials), *draws]))
             for (path, q), log_p in zip(scored, values[len(going) :].reshape(-1, len(eps)), strict=True):
                 elbo = float(np.mean(log_p)) + q.entropy
-                if elbo > path.best_elbo:  # False for NaN
+                if elbo > path.best_elbo and math.isfinite(elbo):  # a density can overflow, too
                     path.best, path.best_elbo = q, elbo
             for path, trial, value, gradient in zip(going, trials, values, gradients, strict=False):
                 if not self._climbed(path):

@@ -170,7 +170,8 @@ class Oracle(AbstractOracle):
         """Steps, a row each, that are small in the coordinates of the rows' own covariance; of one point, along axes,
         as long as keeps log p a parabola's within a hundredth of a nat or so."""
         if len(z) > 2 * self.dim:
-            return _STEP * np.linalg.cholesky(np.cov(z.T).reshape(self.dim, self.dim)).T
+            with contextlib.suppress(np.linalg.LinAlgError):  # too stretched to be positive definite, rounded
+                return _STEP * np.linalg.cholesky(np.cov(z.T).reshape(self.dim, self.dim)).T
         if len(z) > 1:
             return _STEP * np.diag(np.maximum(z.std(axis=0), np.finfo(float).tiny))
         length = _STEP * np.maximum(1.0, np.abs(z[0]))

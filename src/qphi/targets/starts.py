@@ -8,7 +8,7 @@ from jaxtyping import Float, PRNGKeyArray
 from qphi.targets.base import START_RADIUS, finite_start
 from qphi.targets.oracle import Oracle
 
-__all__ = ["dispersed_starts"]
+__all__ = ["dispersed_starts", "widest_places"]
 
 _TRIED = 64  # at once: one call of the oracle
 _WIDER = 5.0  # a quarter of the starts come from a box this much wider: modes need not be near the centre
@@ -24,7 +24,7 @@ def dispersed_starts(
     with its reflection, so that no half of a space is left out; where too few of 64 are finite the box shrinks.
     Raises InputError, with the terms to blame, where no start at all has a finite density.
     """
-    center = np.asarray(oracle.target.center(), np.float64)
+    center = _center(oracle)
     found: list[np.ndarray] = []
     radius, first = START_RADIUS, None
     for _ in range(_SHRINKAGES):
@@ -44,3 +44,13 @@ def dispersed_starts(
         found.append(np.asarray(finite_start(oracle.target, key), np.float64))
     assert first is not None
     return np.array(found[:count]), first
+
+
+def widest_places(oracle: Oracle, random: np.random.Generator, count: int) -> Float[np.ndarray, "count dim"]:
+    """`count` points of the wider box, whatever log p is there."""
+    half = _WIDER * START_RADIUS
+    return _center(oracle) + random.uniform(-half, half, (count, oracle.dim))
+
+
+def _center(oracle: Oracle) -> Float[np.ndarray, " dim"]:
+    return np.asarray(oracle.target.center(), np.float64)

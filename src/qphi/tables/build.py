@@ -113,7 +113,7 @@ def build(
 ) -> LatentVariableModel:
     """The model that equals the factor analysis at the start. `missing`: share of each column's cells that are gaps.
 
-    A level's logit starts near log share + v'z, v = w / share, since softmax then gives share + w'z to first order. What
+    A level's logit starts near log share + v'z, v = w / share, as softmax then gives share + w'z to first order. What
     seeing a level says of z is then v'z - share (v'z)^2 / 2 to second order: to the encoder its indicator has the noise
     `share`. (The factor analysis', made for Gaussian indicators, would put z of a rare level dozens of units away.)
     """

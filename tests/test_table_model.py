@@ -14,7 +14,7 @@ from qphi.tables.linear import FactorAnalysis, factor_analysis
 from qphi.tables.objective import TableObjective
 from qphi.tables.rows import Shape
 from qphi.tables.training import with_weights
-from qphi.tables.uses import draw_given, encode_rows, score_cells
+from qphi.tables.uses import draw_given, encode_rows, sample_rows, score_cells
 
 TRUE = FactorAnalysis(np.array([[0.9, 0.0], [0.8, 0.3], [-0.7, 0.5], [0.1, 0.9]]), np.zeros(4), np.full(4, 0.2))
 
@@ -118,6 +118,9 @@ def test_a_rare_level_does_not_put_the_start_far_from_the_prior():
     start = build(architecture, linear_start(x, architecture, np.random.default_rng(0)), jax.random.key(0))
     means, _ = encode_rows(start, x[rare])
     assert np.abs(means).max() < 10
+    drawn = sample_rows(start, 4000, 0)[:, 2:]  # and levels come as often as in the data: 2 standard errors are 0.016
+    for level in range(3):
+        np.testing.assert_allclose(np.mean(drawn == level, axis=0), np.mean(levels == level, axis=0), atol=0.03)
 
 
 def test_interval_probabilities_hold_in_both_tails():

@@ -25,6 +25,7 @@ __all__ = ["TableArchitecture", "build", "choose", "linear_start", "skeleton"]
 PILOT = 2000  # rows of the factor analysis
 MOST_FACTORS = 16
 SILENT = 1e-4  # mean square weight below which a factor has shrunk to nothing
+DRAWS, ROUNDS = 500, 30  # to find how often levels come
 FEWEST_LATENTS = 10  # a bend needs latents that the linear part has no use for
 
 
@@ -112,7 +113,7 @@ def build(
 ) -> LatentVariableModel:
     """The model that equals the factor analysis at the start. `missing`: share of each column's cells that are gaps.
 
-    A level's logit starts at log share + v'z, v = w / share, since softmax then gives share + w'z to first order. What
+    A level's logit starts near log share + v'z, v = w / share, as softmax then gives share + w'z to first order. What
     seeing a level says of z is then v'z - share (v'z)^2 / 2 to second order: to the encoder its indicator has the noise
     `share`. (The factor analysis', made for Gaussian indicators, would put z of a rare level dozens of units away.)
     """
@@ -131,7 +132,7 @@ def build(
         key=encoder_key,
     )
     weight = jnp.concatenate([weight[:n], zeros, levels])
-    bias = jnp.concatenate([mean, jnp.zeros(n), jnp.log(share)])
+    bias = jnp.concatenate([mean, jnp.zeros(n), _offsets(shape, levels, share)])
     prior: Any = StandardNormal(a.latent_dim)
     if a.components:
         count, dim = a.components, a.latent_dim
@@ -146,6 +147,26 @@ def build(
         decoder=SkipDecoder(weight, bias, a.hidden, key=decoder_key),
         likelihood=TableLikelihood(shape, jnp.sqrt(noise), mask=mask, stray=a.stray),
     )
+
+
+def _offsets(
+    shape: Shape, weight: Float[Array, "levels dim"], share: Float[Array, " levels"]
+) -> Float[Array, " levels"]:
+    """Logits' offsets with which levels come as often as in the data, E[softmax(offset + v'z)] = share, z ~ N(0, I).
+
+    With log share for an offset rare levels would come too often, since softmax is convex there.
+    """
+    if not shape.levels:
+        return jnp.log(share)
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(DRAWS, weight.shape[1])), weight.dtype)
+    member = jnp.asarray(shape.column_of[:, None] == shape.column_of, weight.dtype)
+
+    def closer(_, offset):
+        logits = offset + z @ weight.T
+        odds = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True)) + 1e-30
+        return offset + jnp.log(share) - jnp.log(jnp.mean(odds / (odds @ member), axis=0))
+
+    return jax.lax.fori_loop(0, ROUNDS, closer, jnp.log(share))
 
 
 def skeleton(a: TableArchitecture, key: PRNGKeyArray) -> LatentVariableModel:

@@ -133,23 +133,26 @@ def weighted_moments(
 
     Rows i, i + `independent`, i + 2 `independent`, ... belong together (a pair, or the states of a chain), and only
     their sums are independent: the errors are from the spread of these. The default is pairs, len(values) / 2 of them.
-    The tail shapes are of w |h - mean| and of w (h - mean)^2, draw by draw: above 0.7 the average has no error that can
-    be relied on, above 1 it estimates nothing (a mean or variance that does not exist). Sums over pairs will not do for
-    several modes: all pairs of one that lies aside have the same sum, beyond which the next larger look like a tail.
+    The tail shapes are of w |h - mean| and of w (h - mean)^2, summed over pairs: above 0.7 the average has no error
+    that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
     """
     blocks = range(0, max(values.shape[1], 1), _BLOCK)  # what is in between is larger than the values
     independent = len(values) // 2 if independent is None else independent
     parts = [_moments(values[:, begin : begin + _BLOCK], weights, independent) for begin in blocks]
-    return Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values)))
+    return Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
 
 
 def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], independent: int) -> Any:
     """The fields of `Moments`."""
+    pairs = len(values) // 2
     with np.errstate(over="ignore", invalid="ignore"):
         mean = weights @ values
         centered = values - mean
         first = weights[:, None] * centered
         second = first * centered
+        # of absolute values: where the two of a pair cancel, what is left is rounding, whose tail says nothing
+        size = np.abs(first[:pairs]) + np.abs(first[pairs:])
+        square = second[:pairs] + second[pairs:]
         variance = second.sum(axis=0)
         sd = np.sqrt(variance)
         excess = second - weights[:, None] * variance
@@ -158,7 +161,7 @@ def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarr
             for terms in (first, excess)
         )
         sd_error = variance_error / (2 * sd)  # NaN for what is constant
-    return mean, sd, mean_error, sd_error, tail_shape(np.abs(first)), tail_shape(second)
+    return mean, sd, mean_error, sd_error, tail_shape(size), tail_shape(square)
 
 
 def flattened(values: Mapping[str, np.ndarray]) -> Float[np.ndarray, "draws columns"]:

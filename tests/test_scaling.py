@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from qphi import InputError
-from qphi.data.scaling import Scaling, fit_scaling
+from qphi.data.scaling import Scaling, dense, fit_scaling
 from small import pictures, vectors
 
 
@@ -108,6 +108,15 @@ def test_a_sparse_matrix_is_its_array():
     assert fit_scaling(csr_array(vectors())) == fit_scaling(vectors())
     scaling = fit_scaling(vectors())
     np.testing.assert_array_equal(scaling.prepare(csr_array(vectors())), scaling.prepare(vectors()))
+
+
+def test_what_is_an_array_only_when_asked():
+    class Given:
+        def __array__(self, dtype=None, copy=None):
+            return vectors()
+
+    assert len(dense(Given())) == len(vectors())
+    assert fit_scaling(Given()) == fit_scaling(vectors())
 
 
 def test_a_sparse_matrix_too_large_to_be_written_out():

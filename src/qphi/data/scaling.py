@@ -164,12 +164,14 @@ def fit_scaling(x: Any, likelihood: str = "auto", classes: int | None = None) ->
 
 
 def dense(x: Any, name: str = "X") -> Any:
-    """A sparse matrix with its zeros written out, anything else as it is. Raises InputError beyond 500 million cells.
+    """A sparse matrix with its zeros written out, what has no length as an array, anything else as it is.
+
+    Raises InputError beyond 500 million cells.
 
     A model of vectors looks at every cell of a row, zeros too, so batches are dense whatever the data are kept as.
     """
     if not is_sparse(x):
-        return x
+        return x if hasattr(x, "__len__") else np.asarray(x)
     cells = math.prod(x.shape)
     if cells > MOST_CELLS:
         raise InputError(

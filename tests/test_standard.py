@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qphi.autoencoders import Gaussian
 from qphi.autoencoders.build import Architecture, attentive, build, choose_channels
 from qphi.autoencoders.evaluation import score_rows
 from qphi.autoencoders.latent import posterior_moments
 from qphi.autoencoders.networks import apply_many
-from qphi.autoencoders.standard import standardised
+from qphi.autoencoders.standard import rescaled, standardised
 from small import pictures, quiet_fit, vae
 
 
@@ -52,6 +53,31 @@ def test_less_kl_for_the_same_reconstruction(network, activation, covariates):
     variance = (old.var(0) + (old_scale**2).mean(0))[:2]
     saved = np.sum((variance + old.mean(0)[:2] ** 2 - 1 - np.log(variance)) / 2)
     assert np.mean(before.kl - after.kl) == pytest.approx(saved, rel=1e-3)
+
+
+@pytest.mark.parametrize(("likelihood", "covariates"), [("gaussian", 0), ("gaussian-per-feature", 2)])
+def test_noise_is_what_rows_held_out_say(likelihood, covariates):
+    architecture = Architecture((3,), 2, likelihood, "mlp", (16,), covariates=covariates)
+    model: Any = build(architecture, jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(200, 3 + covariates)).astype(np.float32) * 5
+    wide = rescaled(model, x)
+    best = np.mean(score_rows(wide, x, 200).log_likelihood)
+    for factor in (0.9, 1.1):  # the maximum over one factor
+        other = eqx.tree_at(lambda m: m.likelihood, wide, wide.likelihood.times(factor))
+        assert np.mean(score_rows(other, x, 200).log_likelihood) < best - 0.01
+    ratio = np.asarray(wide.likelihood.scale / model.likelihood.scale)
+    np.testing.assert_allclose(ratio, np.max(ratio), rtol=1e-4)  # one factor for all columns
+    assert np.min(ratio) > 2
+    np.testing.assert_allclose(rescaled(wide, x).likelihood.scale, wide.likelihood.scale, rtol=1e-3)
+
+
+def test_noise_that_was_given_or_has_no_scale_stays():
+    for likelihood in ("bernoulli", Gaussian(0.5)):
+        name = likelihood if isinstance(likelihood, str) else "gaussian"
+        model: Any = build(Architecture((3,), 2, name, "mlp", (16,)), jax.random.key(0))
+        if not isinstance(likelihood, str):
+            model = eqx.tree_at(lambda m: m.likelihood, model, likelihood)
+        assert rescaled(model, np.ones((30, 3), np.float32)) is model
 
 
 def test_other_models_are_left_alone():

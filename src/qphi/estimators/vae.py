@@ -21,7 +21,7 @@ from qphi.autoencoders.build import Architecture, attentive, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.autoencoders.standard import standardised
+from qphi.autoencoders.standard import rescaled, standardised
 from qphi.autoencoders.training import Training, continued, hold_out, images_at_once, plan
 from qphi.data.frames import mixed_table
 from qphi.data.scaling import dense
@@ -365,6 +365,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.model_ = training.whole(result.answer)
         if climbs_elbo(self):
             self.model_ = standardised(self.model_, np.asarray(training.problem.train))
+            self.model_ = rescaled(self.model_, np.asarray(training.problem.held_out))
         self.status_ = result.status
         self.status_text_ = result.reason
         self.history_ = store.per_datum(result.history, self.scaling_.log_jacobian, training.steps_per_epoch)

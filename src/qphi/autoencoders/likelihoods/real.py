@@ -60,6 +60,12 @@ class Gaussian(AbstractLikelihood):
         log_scale = self.rate * self.raw_log_scale
         return jnp.exp(self._soft(log_scale) if self.learned else jax.lax.stop_gradient(log_scale))
 
+    def times(self, factor: float) -> Gaussian:
+        """The same with its learned scale multiplied by `factor`, down to the floor at most."""
+        over = jnp.log(self.scale) + math.log(factor) - MIN_LOG_SCALE  # how far above the floor
+        raw = MIN_LOG_SCALE + jnp.log(jnp.expm1(jnp.maximum(over, 1e-3)))  # the inverse of `_soft`
+        return eqx.tree_at(lambda each: each.raw_log_scale, self, raw / self.rate)
+
     def _soft(self, log_scale: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return MIN_LOG_SCALE + jax.nn.softplus(log_scale - MIN_LOG_SCALE)
 

@@ -62,8 +62,15 @@ def test_calls_of_a_cheap_density_have_one_size():
     oracle = oracle_of(lambda values: quartic(values) + 2.0)
     with counting_compiles() as count:
         for rows in (1, 8, 64, 256, 1000):
-            oracle.gradients(np.ones((rows, DIM)))
+            oracle.values(np.ones((rows, DIM)))
     assert count.compiled == 1
+    with counting_compiles() as count:
+        for rows in (1, 8, 64):  # of climbs; chains ask for more
+            oracle.gradients(np.ones((rows, DIM)))
+        assert count.compiled == 1
+        for rows in (65, 256, 1000):
+            oracle.gradients(np.ones((rows, DIM)))
+    assert count.compiled == 2
 
 
 @jax.custom_vjp

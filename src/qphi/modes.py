@@ -46,6 +46,7 @@ _TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
 _BESIDE = 3.0  # sds between means of Gaussians that are one, whatever is between them
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
 _LEVEL_DIM, _LEVEL_STARTS, _LEVEL_DRAWS, _LEVEL_STEPS = 6, 2, 16, 400  # of mean-field fits that lead to modes
+_KEPT = 1.0  # nats: that an ELBO on a climb's six draws, or the end of another climb, may be off
 _ROUGHLY, _START_SCALE = 1e-2, 0.1
 _FAR, _WIDEST = 768, 256  # places that are tried: around the best fit, and in the box of starts
 _HEAVY = 20.0  # times the mean weight
@@ -148,7 +149,7 @@ def fit_level(search: Search, starts: Float[np.ndarray, "starts dim"], paths: li
     there. The ELBO has no such place: scales are fitted from the first step.
     """
     dim = search.oracle.dim
-    if isinstance(search.solver, AsClimbed) or dim < _LEVEL_DIM:
+    if isinstance(search.solver, AsClimbed) or dim < _LEVEL_DIM or _agreed(paths):
         return
     solver = SpikedMeanField(fixed_draws(search.random, _LEVEL_DRAWS, dim), tolerance=_ROUGHLY)
     ends = []
@@ -164,6 +165,16 @@ def fit_level(search: Search, starts: Float[np.ndarray, "starts dim"], paths: li
         fit = _fit(search, Gaussian(end.q.mean, np.diag(end.q.scale)))
         if fit is not None and (not search.fits or fit.residual < _NEARLY):
             _keep(search, fit)
+
+
+def _agreed(paths: list[Path]) -> bool:
+    """Whether no climb ended higher than the best one, whose Gaussian has the mass that its end promises: neither less,
+    in a spike, nor more, beside one."""
+    best = paths[0]
+    if best.best is None or min(path.energy for path in paths) < best.energy - _KEPT:
+        return False
+    promised = best.best.entropy - 0.5 * len(best.place) - best.energy
+    return abs(best.best_elbo - promised) < _KEPT
 
 
 def fit_modes(search: Search, paths: list[Path]) -> None:

@@ -99,12 +99,20 @@ class Descent:
     stride: float = 1.0
     updates: int = 0  # of `inverse`
     steps: int = 0
+    # of the slope and the inverse as they are: each is asked for several times a step
+    _full_step: Float[np.ndarray, " dim"] | None = None
+    _decrement: float = math.inf
 
     @property
     def full_step(self) -> Float[np.ndarray, " dim"]:
         """To the minimum of the quadratic model."""
-        assert self.slope is not None
-        return -self.inverse.times(self.slope)
+        assert self._full_step is not None
+        return self._full_step
+
+    def lean(self, slope: Float[np.ndarray, " dim"]) -> None:
+        """Take a place's slope, after the inverse has learned from it."""
+        self.slope, self._full_step = slope, -self.inverse.times(slope)
+        self._decrement = -0.5 * float(slope @ self._full_step)
 
     @property
     def trial(self) -> Float[np.ndarray, " dim"]:
@@ -114,7 +122,7 @@ class Descent:
     @property
     def decrement(self) -> float:
         """What a full step promises."""
-        return math.inf if self.slope is None else 0.5 * float(self.slope @ self.inverse.times(self.slope))
+        return self._decrement
 
     @property
     def stuck(self) -> bool:
@@ -130,12 +138,13 @@ def advance(
     descent.steps += 1
     if descent.slope is None:
         if finite:
-            descent.energy, descent.slope = energy, slope
+            descent.energy = energy
+            descent.lean(slope)
             descent.stride = 1 / max(1.0, float(np.linalg.norm(slope)))
         else:
             descent.stride = 0.0  # a start without a density: this descent has ended
         return
-    promised = float(descent.slope @ descent.full_step)  # negative
+    promised = -2 * descent.decrement  # negative
     if not (finite and energy <= descent.energy + _SUFFICIENT * descent.stride * promised):
         rise = energy - descent.energy - promised * descent.stride
         # the minimum of the parabola through what is known, within bounds
@@ -145,7 +154,8 @@ def advance(
     _update(descent, trial - descent.place, slope - descent.slope)
     # without an idea of the scale, twice as far each time
     descent.stride = 1.0 if descent.updates else 2 * descent.stride
-    descent.place, descent.energy, descent.slope = trial, energy, slope
+    descent.place, descent.energy = trial, energy
+    descent.lean(slope)
 
 
 def _update(descent: Descent, moved: Float[np.ndarray, " dim"], change: Float[np.ndarray, " dim"]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repe
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise
 _SHORTENINGS = 12
 _CURVED = 64
+_CLIMBS = 64  # rows of gradients that climbs ask for, again and again: only chains ask for more
 _CHEAP = 2**19  # numbers evaluated in about a millisecond: less than another size would take to compile
 
 
@@ -90,6 +92,7 @@ class Oracle(AbstractOracle):
         self._one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(str(traced)) is not None
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
+        self._rest, self._arrays = _split(target)
         self._coming: dict[Any, Future[Any]] = {}
         self._curved = 0  # rows of a call for Hessians, as the first of them needed
         self._forward = True  # whether gradients can be differentiated
@@ -114,7 +117,8 @@ class Oracle(AbstractOracle):
                 size = self._curved_size(rows) if curved else self._size(rows, 1)
                 last = np.zeros(size) if curved else _count(size)
                 with contextlib.suppress(Exception):  # what cannot be traced says so where it is asked for
-                    lowered = compiled.lower(self.target, self._one_by_one, np.zeros((size, self.dim)), last)
+                    rows_of_size = np.zeros((size, self.dim))
+                    lowered = compiled.lower(self._rest, self._one_by_one, self._arrays, rows_of_size, last)
                     self._coming[compiled] = workers.submit(lowered.compile)
         workers.shutdown(wait=False)
 
@@ -201,7 +205,7 @@ class Oracle(AbstractOracle):
         if coming is not None:
             coming.exception()  # waits; what went wrong goes wrong again below
         with double():
-            return jax.tree.map(np.asarray, compiled(self.target, self._one_by_one, rows, last))
+            return jax.tree.map(np.asarray, compiled(self._rest, self._one_by_one, self._arrays, rows, last))
 
     def _curved_size(self, count: int) -> int:
         """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""
@@ -215,7 +219,7 @@ class Oracle(AbstractOracle):
             return min(_ROWS[-1], most)
         least = min(count, _ROWS[-1])
         if pad:
-            least = max(least, min(_CHEAP // cost, _ROWS[-1]))
+            least = max(least, min(_CHEAP // cost, _ROWS[-1] if width == 1 else _CLIMBS))
         return min(most, next(rows for rows in _ROWS if rows >= least))
 
     def _calls(self, z: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -227,6 +231,35 @@ class Oracle(AbstractOracle):
             if count < size:
                 rows = np.concatenate([rows, np.broadcast_to(rows[:1], (size - count, z.shape[1]))])
             yield rows, count
+
+
+class _Rest:
+    """What of a target is no array, to tell programs apart by. Hashed once: a climb makes hundreds of calls."""
+
+    def __init__(self, leaves: tuple[Any, ...], structure: Any):
+        self._all = leaves, structure
+        self._hash = hash(self._all)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, _Rest) and self._all == other._all)
+
+    def whole(self, arrays: list[Any]) -> AbstractTarget:
+        leaves, structure = self._all
+        remaining = iter(arrays)
+        return structure.unflatten([next(remaining) if leaf is _ARRAY else leaf for leaf in leaves])
+
+
+_ARRAY = object()  # stands for one among leaves
+
+
+def _split(target: AbstractTarget) -> tuple[_Rest, list[Any]]:
+    leaves, structure = jax.tree.flatten(target)
+    traced = [isinstance(leaf, jax.Array | np.ndarray | np.generic) for leaf in leaves]
+    rest = tuple(_ARRAY if array else leaf for leaf, array in zip(leaves, traced, strict=True))
+    return _Rest(rest, structure), [leaf for leaf, array in zip(leaves, traced, strict=True) if array]
 
 
 def _count(number: int) -> np.ndarray:
@@ -245,24 +278,32 @@ def _over_rows(function: Callable[[Array], Any], rows: Float[Array, "rows width"
     return jax.lax.fori_loop(0, count, step, found)
 
 
-@eqx.filter_jit
+# not `eqx.filter_jit`, whose work at each call is longer than many a density's
+_compiled = functools.partial(jax.jit, static_argnums=(0, 1))
+
+
+@_compiled
 def _values(
-    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
+    rest: _Rest, one_by_one: bool, arrays: list[Any], z: Float[Array, "rows dim"], count: Int[Array, ""]
 ) -> Float[Array, " rows"]:
+    target = rest.whole(arrays)
     return _over_rows(target.log_density, z, count) if one_by_one else target.log_density_many(z)
 
 
-@eqx.filter_jit
+@_compiled
 def _gradients(
-    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
+    rest: _Rest, one_by_one: bool, arrays: list[Any], z: Float[Array, "rows dim"], count: Int[Array, ""]
 ) -> tuple[Float[Array, " rows"], Float[Array, "rows dim"]]:
+    target = rest.whole(arrays)
     return _over_rows(jax.value_and_grad(target.log_density), z, count if one_by_one else None)
 
 
-@eqx.filter_jit
+@_compiled
 def _weighted_curvature(
-    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
+    rest: _Rest, one_by_one: bool, arrays: list[Any], z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
 ) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "dim dim"]]:
+    target = rest.whole(arrays)
+
     def at(row: Float[Array, " dim"]):
         # linearised once: the value, the gradient and its products with the unit vectors share one pass
         (value, gradient), push = jax.linearize(jax.value_and_grad(target.log_density), row)
@@ -274,8 +315,8 @@ def _weighted_curvature(
     return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), found)
 
 
-@eqx.filter_jit
+@_compiled
 def _constrained(
-    target: AbstractTarget, one_by_one: bool, z: Float[Array, "rows dim"], count: Int[Array, ""]
+    rest: _Rest, one_by_one: bool, arrays: list[Any], z: Float[Array, "rows dim"], count: Int[Array, ""]
 ) -> dict[str, Array]:
-    return _over_rows(target.constrain, z, count if one_by_one else None)
+    return _over_rows(rest.whole(arrays).constrain, z, count if one_by_one else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,7 +22,7 @@ from qphi.checks.weighted import (
 )
 from qphi.importance import ImportanceWeights
 from qphi.modes import Search, follow, seek_more
-from qphi.solvers.driven import MOST_DRIVEN, WarpedOracle, fit_driven
+from qphi.solvers.driven import WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
@@ -31,6 +32,7 @@ TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' s
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
 _BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
 _NO_ERROR, _FAIR_SHARE = 0.7, 0.2  # Pareto k; of the pairs: weights that are good but for a tail
+_SECONDS_OF_BENDING = 10.0
 _FOLLOWED = 2  # rounds of climbs from draws that stand out
 
 
@@ -139,9 +141,10 @@ def bend(search: Search, plain: Assessed) -> Assessed:
     modes outside of it (a funnel's neck looks like a mode to a Gaussian).
     """
     d = search.oracle.dim
-    if search.late or not 2 <= d <= MOST_DRIVEN or search.modes_left:
+    if search.late or not 2 <= d <= MOST_DENSE or search.modes_left:
         return plain
-    fit = fit_driven(search.oracle, search.gaussians[0], search.random, deadline=search.deadline)
+    deadline = min(search.deadline, time.monotonic() + max(_SECONDS_OF_BENDING, search.effort.seconds_of_chains))
+    fit = fit_driven(search.oracle, search.gaussians[0], search.random, deadline=deadline)
     if fit is None:
         return plain
     oracle = WarpedOracle(search.oracle, fit.warp)

@@ -7,19 +7,22 @@ import math
 import time
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 
 from qphi.noise import fixed_draws
 from qphi.solvers.exact import Gaussian
 from qphi.targets.oracle import AbstractOracle, Oracle
 
-__all__ = ["MOST_DRIVEN", "Driven", "DrivenFit", "WarpedOracle", "fit_driven"]
+__all__ = ["Driven", "DrivenFit", "WarpedOracle", "fit_driven"]
 
-MOST_DRIVEN = 100  # dimensions: a fit has dim^2 / 2 numbers and more
 _DRIVERS = 6
+_MOST_FREE = (
+    100  # dimensions: above, only what drivers were seen to do is fitted, or the draws would be learned by heart
+)
 _DRAWS, _ITERATIONS, _MEMORY = 1024, 400, 30
-_SCOUTS = 256  # draws that tell which coordinates drive
+_MANY_DRAWS, _MANY_SCOUTS = 2048, 4096  # above `_MOST_FREE`, where what drives little is to be told from what does not
+_SCOUTS, _FEWEST_SCOUTS = 256, 64  # draws that tell which coordinates drive
 _NOTICED = 9.0  # squared z-score of a correlation that counts
 _HOPELESS = 1e10  # nats: what a trial that overflows is said to lose, so that the line search turns back
 
@@ -122,24 +125,27 @@ def fit_driven(
 ) -> DrivenFit | None:
     """Maximise the ELBO of a `Driven` map on fixed antithetic draws by L-BFGS, from the Gaussian `start`.
 
-    On 1,024 draws in up to 100 dimensions; a step asks for the gradient at each. Coordinates are ordered by how much
-    they drive others: j drives i where log |d log p / dz_i| is correlated with z_j over draws of `start`. None where
-    no draw of `start` has a finite gradient, or `start` is too narrow for numbers.
+    On 1,024 draws (2,048 above 100 dimensions); a step asks for the gradient at each. Coordinates are ordered by how
+    much they drive others: j drives i where log |d log p / dz_i| is correlated with z_j over draws of `start`. Above
+    100 dimensions all else stays as in `start`. None where no draw of `start` has a finite gradient, or `start` is too
+    narrow for numbers.
     """
     d = oracle.dim
     scale = np.sqrt(np.sum(start.tril**2, axis=1))
-    order = _driving_order(oracle, start, scale, random)
-    if order is None:
+    driven = _driven_by(oracle, start, scale, random)
+    if driven is None:
         return None
-    shape = _Shape(d, min(_DRIVERS, d))
+    # who drives others most, and is driven least, first
+    order = np.argsort(driven.sum(axis=1) - driven.sum(axis=0), kind="stable")
     correlated = (start.tril @ start.tril.T)[np.ix_(order, order)] / np.outer(scale[order], scale[order])
     try:
         tril = np.linalg.cholesky(correlated)
     except np.linalg.LinAlgError:  # correlations of one, rounded
         return None
     diagonal = np.diag(tril)
-    first = shape.pack(np.zeros(d), tril / diagonal, np.log(diagonal), shape.none, shape.none)
-    u = fixed_draws(random, _DRAWS, d)
+    shape = _Shape(tril / diagonal, min(_DRIVERS, d), driven[np.ix_(order, order)] > 0 if d > _MOST_FREE else None)
+    first = shape.pack(np.zeros(d), shape.lower[:, : shape.free], np.log(diagonal), shape.none, shape.none)
+    u = fixed_draws(random, _MANY_DRAWS if d > _MOST_FREE else _DRAWS, d)
     scale_features, shift_features = _features(u[:, : shape.drivers])
     best = (-math.inf, first)
 
@@ -159,7 +165,13 @@ def fit_driven(
             slope = (gradient * scale)[:, order]
             by_h = slope @ lower
             by_log = by_h * stretched + 1
-            parts = (by_h.sum(0), slope.T @ h, by_log.sum(0), by_log.T @ scale_features, by_h.T @ shift_features)
+            parts = (
+                by_h.sum(0),
+                slope.T @ h[:, : shape.free],
+                by_log.sum(0),
+                by_log.T @ scale_features,
+                by_h.T @ shift_features,
+            )
         if elbo > best[0]:
             best = (elbo, packed.copy())
         return -elbo, -shape.pack(*parts) / len(u)
@@ -184,23 +196,33 @@ def fit_driven(
 
 
 class _Shape:
-    """Where the free numbers of a map lie in one vector."""
+    """Where the free numbers of a map lie in one vector; `lower` holds those that are not, and the first of the others.
 
-    def __init__(self, dim: int, drivers: int):
-        self.dim, self.drivers = dim, drivers
-        self.below = np.tril(np.ones((dim, dim), bool), -1)
+    Of `lower` the columns before `free` are. `driven`: which of the pairs (i, j) are, all if there is none.
+    """
+
+    def __init__(
+        self, lower: Float[np.ndarray, "dim dim"], drivers: int, driven: Bool[np.ndarray, "dim dim"] | None = None
+    ):
+        dim = len(lower)
+        self.lower, self.drivers, self.free = lower, drivers, dim if driven is None else drivers
+        self.below = np.tril(np.ones((dim, self.free), bool), -1)
+        if driven is not None:
+            self.below &= driven[:, :drivers]
         earlier = self.below[:, :drivers]
         self.used = np.concatenate([earlier, earlier], axis=1)
         self.none = np.zeros(self.used.shape)
 
-    def pack(self, shift, lower, log_scale, by_scale, by_shift) -> Float[np.ndarray, " numbers"]:
-        return np.concatenate([shift, log_scale, lower[self.below], by_scale[self.used], by_shift[self.used]])
+    def pack(self, shift, columns, log_scale, by_scale, by_shift) -> Float[np.ndarray, " numbers"]:
+        return np.concatenate([shift, log_scale, columns[self.below], by_scale[self.used], by_shift[self.used]])
 
     def unpack(self, packed: Float[np.ndarray, " numbers"]):
-        sizes = (self.dim, self.dim, int(self.below.sum()), int(self.used.sum()))
+        dim = len(self.lower)
+        sizes = (dim, dim, int(self.below.sum()), int(self.used.sum()))
         shift, log_scale, free, scales, shifts = np.split(packed, np.cumsum(sizes))
-        lower, by_scale, by_shift = np.eye(self.dim), self.none.copy(), self.none.copy()
-        lower[self.below], by_scale[self.used], by_shift[self.used] = free, scales, shifts
+        lower, by_scale, by_shift = self.lower.copy(), self.none.copy(), self.none.copy()
+        lower[:, : self.free][self.below] = free
+        by_scale[self.used], by_shift[self.used] = scales, shifts
         return shift, lower, log_scale, by_scale, by_shift
 
 
@@ -210,19 +232,20 @@ def _features(drivers: Float[np.ndarray, "draws drivers"]) -> tuple[np.ndarray, 
     return np.concatenate([drivers, bent], axis=1), np.concatenate([bent, np.tanh(drivers)], axis=1)
 
 
-def _driving_order(
+def _driven_by(
     oracle: Oracle, q: Gaussian, scale: Float[np.ndarray, " dim"], random: np.random.Generator
-) -> Int[np.ndarray, " dim"] | None:
-    """Coordinates by how much they drive others, less how much they are driven."""
-    z = q.transport(fixed_draws(random, max(_SCOUTS, 2 * oracle.dim), oracle.dim))
+) -> Float[np.ndarray, "dim dim"] | None:
+    """Row i, column j: the squared correlation that tells that j drives i; 0 where it does not stand out."""
+    dim = oracle.dim
+    z = q.transport(fixed_draws(random, _MANY_SCOUTS if dim > _MOST_FREE else max(_SCOUTS, 2 * dim), dim))
     gradient = oracle.gradients(z)[1]
     told = np.isfinite(gradient).all(axis=1)
-    if told.sum() < _SCOUTS // 4:
+    if told.sum() < _FEWEST_SCOUTS:
         return None
     x = (z[told] - q.mean) / scale
     size = np.log(np.abs(gradient[told]) + np.finfo(float).tiny)
     size = (size - size.mean(axis=0)) / (size.std(axis=0) + 1e-12)
-    squared = (size.T @ x / len(x)) ** 2  # row i, column j: j drives i
+    squared = (size.T @ x / len(x)) ** 2
     np.fill_diagonal(squared, 0)
     squared[squared < _NOTICED / len(x)] = 0
-    return np.argsort(squared.sum(axis=1) - squared.sum(axis=0), kind="stable")
+    return squared

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from qphi.errors import InputError
 from qphi.precision import double
 from qphi.targets.base import AbstractTarget
+from qphi.targets.sparsity import FEWEST, Pattern, find_pattern
 
 __all__ = ["FACTORISES", "AbstractOracle", "Oracle"]
 
@@ -96,6 +97,8 @@ class Oracle(AbstractOracle):
         self._coming: dict[Any, Future[Any]] = {}
         self._curved = 0  # rows of a call for Hessians, as the first of them needed
         self._forward = True  # whether gradients can be differentiated
+        self._pattern: Pattern | None = None  # of Hessians
+        self._perhaps_sparse = target.dim >= FEWEST
 
     @property
     def dim(self) -> int:
@@ -138,23 +141,41 @@ class Oracle(AbstractOracle):
         """Means over the rows of log p, its gradient and its Hessian."""
         if self._forward:
             try:
-                return self._differentiated(z)
+                found = self._differentiated(z)
             except (TypeError, ValueError, NotImplementedError):  # raised while tracing what has been traced before
                 self._forward = False
+            else:
+                self.hessians_asked += len(z)
+                return found
         return self._differenced(z)
 
     def _differentiated(
         self, z: Float[np.ndarray, "points dim"]
     ) -> tuple[float, Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
-        total: Any = None
         self._curved = self._curved or self._curved_size(len(z))  # more rows take more calls
-        for rows, count in self._calls(z, self._curved):
-            weights = (np.arange(len(rows)) < count) / len(z)
-            part = self._call(_weighted_curvature, rows, weights)
-            total = part if total is None else jax.tree.map(np.add, total, part)
-        value, gradient, hessian = total
-        self.hessians_asked += len(z)
+        if self._pattern is None and self._perhaps_sparse and len(z) > 1:
+            hessian = self._products(z[: self._curved], self._curved, None)[2]
+            if np.isfinite(hessian).all():
+                self._pattern = find_pattern(hessian)
+                self._perhaps_sparse = self._pattern is not None
+        if self._pattern is not None:
+            size = self._size(min(len(z), _ROWS[-1]), 2 * len(self._pattern.seeds), pad=False)
+            value, gradient, products = self._products(z, size, self._pattern.seeds)
+            hessian = self._pattern.matrix(products)
+            if hessian is not None:
+                return float(value), gradient, hessian
+            self._pattern, self._perhaps_sparse = None, False
+        value, gradient, hessian = self._products(z, self._curved, None)
         return float(value), gradient, 0.5 * (hessian + hessian.T)
+
+    def _products(self, z: Float[np.ndarray, "points dim"], size: int, seeds: np.ndarray | None) -> tuple[Any, ...]:
+        """Means over the rows of log p, its gradient and the Hessian's products with `seeds`, or the Hessian itself."""
+        total: Any = None
+        for rows, count in self._calls(z, size):
+            weights = (np.arange(len(rows)) < count) / len(z)
+            part = self._call(_weighted_curvature, rows, weights, *(() if seeds is None else (seeds,)))
+            total = part if total is None else jax.tree.map(np.add, total, part)
+        return total
 
     def _differenced(
         self, z: Float[np.ndarray, "points dim"]
@@ -199,13 +220,13 @@ class Oracle(AbstractOracle):
         ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *pieces)
 
-    def _call(self, compiled: Any, rows: np.ndarray, last: np.ndarray) -> Any:
+    def _call(self, compiled: Any, rows: np.ndarray, *rest: np.ndarray) -> Any:
         """The program's answer as NumPy arrays. NumPy's are given, too: to make JAX arrays of them takes programs."""
         coming = self._coming.pop(compiled, None)
         if coming is not None:
             coming.exception()  # waits; what went wrong goes wrong again below
         with double():
-            return jax.tree.map(np.asarray, compiled(self._rest, self._one_by_one, self._arrays, rows, last))
+            return jax.tree.map(np.asarray, compiled(self._rest, self._one_by_one, self._arrays, rows, *rest))
 
     def _curved_size(self, count: int) -> int:
         """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""
@@ -300,16 +321,22 @@ def _gradients(
 
 @_compiled
 def _weighted_curvature(
-    rest: _Rest, one_by_one: bool, arrays: list[Any], z: Float[Array, "rows dim"], weights: Float[Array, " rows"]
-) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "dim dim"]]:
+    rest: _Rest,
+    one_by_one: bool,
+    arrays: list[Any],
+    z: Float[Array, "rows dim"],
+    weights: Float[Array, " rows"],
+    seeds: Float[Array, "products dim"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, " dim"], Float[Array, "products dim"]]:
     target = rest.whole(arrays)
+    along = jnp.eye(target.dim, dtype=z.dtype) if seeds is None else seeds
 
     def at(row: Float[Array, " dim"]):
         # linearised once: the value, the gradient and its products with the unit vectors share one pass
         (value, gradient), push = jax.linearize(jax.value_and_grad(target.log_density), row)
-        return value, gradient, _over_rows(push, jnp.eye(target.dim, dtype=row.dtype), every)[1]
+        return value, gradient, _over_rows(push, along, every)[1]
 
-    every = target.dim if one_by_one else None
+    every = len(along) if one_by_one else None
     found = _over_rows(at, z, jnp.sum(weights > 0) if one_by_one else None)
     # padding has weight 0 and repeats a row, so that it is finite where that is
     return jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), found)

@@ -250,3 +250,19 @@ def test_an_edge_beyond_which_there_is_nothing_is_not_trusted():
 def test_a_budget_that_ended_is_never_trusted():
     posterior = qphi.fit(groups, simulated_groups(), 1.0, key=KEY, max_time=1e-9)
     assert not posterior.verdict.trust.usable
+
+
+def test_one_long_ridge_is_exact():
+    """Every coordinate meets every other, along one direction: draws must not make up more relations than that."""
+
+    def ridge(z):
+        return -0.5 * (100 * jnp.sum((z - z.mean()) ** 2) + 1e-3 * z.size * z.mean() ** 2)
+
+    posterior = qphi.fit(oracle_of(ridge, DIM).target, key=KEY)
+    assert str(posterior.verdict.trust) == "trusted"
+    assert posterior.verdict.numbers["modes"] == 1
+    sd = math.sqrt(1 / (1e-3 * DIM) + (1 - 1 / DIM) / 100)
+    np.testing.assert_allclose(posterior.sd()["z"] / sd, 1, atol=0.1)
+    log_det = (DIM - 1) * math.log(100) + math.log(1e-3)
+    exact = 0.5 * (DIM * math.log(2 * math.pi) - log_det)
+    assert posterior.log_evidence == pytest.approx(exact, abs=0.05)

@@ -57,15 +57,16 @@ def fit_many(search: Search, starts: Float[np.ndarray, "starts dim"]) -> None:
         near = end.elbo > ends[0].elbo - _NEGLIGIBLE - _PER_DIM * dim
         if near and len(kept) < _MOST_MODES and not any(_same(end.q, other) for other in kept):
             kept.append(end.q)
-    solver = SpikedMeanField(fixed_draws(search.random, _DRAWS, dim))
     products = fixed_draws(search.random, _PRODUCT_DRAWS, dim)
     for q in kept:
         state = None
         for _ in range(_ROUNDS):
             q = add_spikes(search.oracle, q, products, search.random, rank=_RANK, deadline=search.deadline)
-            state = _fit(search, solver, q) or state
+            draws = max(_DRAWS, 4 * len(q.spikes))
+            state = _fit(search, SpikedMeanField(fixed_draws(search.random, draws, dim)), q) or state
             q = state.q if state is not None else q
-        if state is not None:
+        # along a ridge that scales alone do not know, rough ends lie apart that are one mode
+        if state is not None and not any(_same(state.q, fit.q) for fit in search.fits):
             search.fits.append(state)
     search.fits.sort(key=lambda state: -state.elbo)
 

@@ -58,6 +58,7 @@ def fit_many(search: Search, starts: Float[np.ndarray, "starts dim"]) -> None:
         if near and len(kept) < _MOST_MODES and not any(_same(end.q, other) for other in kept):
             kept.append(end.q)
     products = fixed_draws(search.random, _PRODUCT_DRAWS, dim)
+    found: list[SpikedFit] = []
     for q in kept:
         state = None
         for _ in range(_ROUNDS):
@@ -66,9 +67,9 @@ def fit_many(search: Search, starts: Float[np.ndarray, "starts dim"]) -> None:
             state = _fit(search, SpikedMeanField(fixed_draws(search.random, draws, dim)), q) or state
             q = state.q if state is not None else q
         # along a ridge that scales alone do not know, rough ends lie apart that are one mode
-        if state is not None and not any(_same(state.q, fit.q) for fit in search.fits):
-            search.fits.append(state)
-    search.fits.sort(key=lambda state: -state.elbo)
+        if state is not None and not any(_same(state.q, fit.q) for fit in found):
+            found.append(state)
+    search.fits += sorted(found, key=lambda state: -state.elbo)
 
 
 def _fit(search: Search, solver: SpikedMeanField, start: Spiked) -> SpikedFit | None:

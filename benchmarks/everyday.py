@@ -17,10 +17,6 @@ table of docs/verdicts.md.
 
 from __future__ import annotations
 
-import os
-import sys
-import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -33,12 +29,9 @@ from jax.experimental import ode
 from jax.scipy.special import gammaln, logsumexp
 from scipy.integrate import odeint
 
-from _results import markdown, parser, print_table, read, results_file, save, write_between
-from _verdicts import is_right, summary
+from _against_nuts import Program, compare
 
-NAME = "everyday"
-HEADER = ("model", "numbers", "right", "verdicts", "mean error", "sd error", "seconds", "NUTS seconds", "its R-hat")
-MODELS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+MODELS: dict[str, Program] = {}
 
 
 def model(make_data: Callable[[np.random.Generator], tuple[Any, ...]]) -> Callable[[Callable[..., None]], Any]:
@@ -46,7 +39,7 @@ def model(make_data: Callable[[np.random.Generator], tuple[Any, ...]]) -> Callab
 
     def keep(program: Callable[..., None]) -> Callable[..., None]:
         name = program.__name__
-        MODELS[name] = (program, make_data(np.random.default_rng(len(MODELS))))
+        MODELS[name] = Program(program, make_data(np.random.default_rng(len(MODELS))))
         return program
 
     return keep
@@ -461,116 +454,5 @@ def covariance(y):
     numpyro.sample("y", dist.MultivariateNormal(mean, scale_tril=scale[:, None] * corner), obs=y)
 
 
-def reference(program: Callable[..., None], data: tuple[Any, ...], draws: int) -> dict[str, Any]:
-    """Means and sds by NUTS, its R-hat, effective draws and seconds."""
-    from numpyro.diagnostics import summary
-    from numpyro.infer import MCMC, NUTS
-
-    began = time.monotonic()
-    chains = MCMC(
-        NUTS(program, target_accept_prob=0.95),
-        num_warmup=draws // 5,
-        num_samples=draws,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    chains.run(jax.random.key(0), *data)
-    found = {k: np.asarray(v) for k, v in chains.get_samples(group_by_chain=True).items()}
-    told = summary(found)
-    return {
-        "mean": {k: v.mean((0, 1)).tolist() for k, v in found.items()},
-        "sd": {k: v.std((0, 1)).tolist() for k, v in found.items()},
-        "rhat": float(max(np.nanmax(told[k]["r_hat"]) for k in told)),
-        "ess": float(min(np.nanmin(told[k]["n_eff"]) for k in told)),
-        "seconds": time.monotonic() - began,
-    }
-
-
-def fitted(program: Callable[..., None], data: tuple[Any, ...], known: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One fit, its verdict and its errors."""
-    import qphi
-
-    began = time.monotonic()
-    posterior = qphi.fit(program, *data, key=jax.random.key(seed))
-    seconds = time.monotonic() - began
-    draws = posterior.sample(jax.random.key(seed), 10_000)
-    mean_error, sd_error, where = 0.0, 0.0, ""
-    for name, mean in known["mean"].items():
-        x, sd = np.asarray(draws[name], np.float64), np.maximum(np.asarray(known["sd"][name]), 1e-12)
-        fixed = np.asarray(known["sd"][name]) < 1e-9  # the corner of a Cholesky factor
-        off = np.where(fixed, 0.0, np.abs(x.mean(0) - np.asarray(mean)) / sd)
-        wide = np.where(fixed, 0.0, np.abs(np.log(np.maximum(x.std(0), 1e-12) / sd)))
-        if np.max(off) > mean_error or np.max(wide) > sd_error:
-            where = name
-        mean_error, sd_error = max(mean_error, float(np.max(off))), max(sd_error, float(np.max(wide)))
-    return {
-        "seed": seed,
-        "verdict": str(posterior.verdict.trust),
-        "usable": posterior.verdict.trust.usable,
-        "reasons": list(posterior.verdict.reasons),
-        "made_by": posterior.made_by,
-        "mean_error": mean_error,
-        "sd_error": sd_error,
-        "worst": where,
-        "right": is_right(mean_error, sd_error),
-        "seconds": seconds,
-    }
-
-
-def main() -> None:
-    options = parser(__doc__ or "")
-    options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--only", nargs="+", default=[], metavar="PART", help="models whose names contain PART")
-    options.add_argument("--go-on", action="store_true", help="fit only models that an interrupted run has not reached")
-    options.add_argument("--references", action="store_true", help="make the references again")
-    chosen = options.parse_args()
-    if os.environ.get("JAX_ENABLE_X64") != "1":
-        sys.exit("JAX_ENABLE_X64=1 is needed: the references are made in double precision, as qphi's answers are.")
-    if chosen.smoke:
-        chosen.seeds, chosen.only = 1, chosen.only or ["michaelis"]
-    path = results_file(NAME, chosen.smoke)
-    kept = {} if chosen.references or not path.is_file() else read(path)
-    references, rows = kept.get("references", {}), [] if chosen.smoke else kept.get("rows", [])
-    for name, (program, data) in MODELS.items():
-        if chosen.only and not any(part in name for part in chosen.only):
-            continue
-        if chosen.go_on and any(r["name"] == name for r in rows):
-            continue
-        if name not in references:
-            references[name] = reference(program, data, 200 if chosen.smoke else 10_000)
-        rows = [r for r in rows if r["name"] != name]
-        found = [{"name": name} | fitted(program, data, references[name], seed) for seed in range(chosen.seeds)]
-        rows += found
-        print_table(HEADER, [_cells(found, references[name])])
-        save(path, {"references": references, "rows": rows}, quiet=True)
-    said = summary(rows)
-    print(said)
-    if not (chosen.smoke or chosen.only):
-        names = [n for n in MODELS if any(r["name"] == n for r in rows)]
-        table = [_cells([r for r in rows if r["name"] == n], references[n]) for n in names]
-        write_between("verdicts", f"{markdown(HEADER, table)}\n\n{said}", "everyday")
-
-
-def _cells(rows: list[dict[str, Any]], known: dict[str, Any]) -> list[str]:
-    verdicts = Counter(r["verdict"] for r in rows)
-    size = sum(np.size(v) for v in known["mean"].values())
-
-    def median(key: str) -> float:
-        return float(np.median([r[key] for r in rows]))
-
-    return [
-        rows[0]["name"],
-        str(size),
-        f"{sum(r['right'] for r in rows)}/{len(rows)}",
-        ", ".join(f"{c} {v}" for v, c in verdicts.items()),
-        f"{median('mean_error'):.3f}",
-        f"{median('sd_error'):.3f}",
-        f"{median('seconds'):.1f}",
-        f"{known['seconds']:.0f}",
-        f"{known['rhat']:.3f}",
-    ]
-
-
 if __name__ == "__main__":
-    main()
+    compare("everyday", __doc__ or "", MODELS, smoke="michaelis")

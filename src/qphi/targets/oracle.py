@@ -26,6 +26,7 @@ __all__ = ["FACTORISES", "AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
 FACTORISES = re.compile("cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal")
+_CACHED = 2**19  # the same for values and gradients: in larger calls a row took up to 2.7 times as long (radon's data)
 _ONE_BY_ONE = re.compile(rf"= ({FACTORISES.pattern}|while)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise
@@ -235,7 +236,8 @@ class Oracle(AbstractOracle):
     def _size(self, count: int, width: int, *, pad: bool = True) -> int:
         """How many rows a call has that is to evaluate `count`, `width` times the density's numbers each."""
         cost = (self._data + self.dim) * width
-        most = 2 ** int(math.log2(max(1, _NUMBERS // cost)))
+        numbers = _CACHED if width <= 2 and not self._one_by_one else _NUMBERS
+        most = 2 ** int(math.log2(max(1, numbers // cost)))
         if self._one_by_one:  # rows that do not count are not evaluated
             return min(_ROWS[-1], most)
         least = min(count, _ROWS[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import qphi
 from posterior_zoo import DOUBTFUL, HARD, RIGHT, fitted
 from qphi import auto
 from qphi.auto import EFFORTS
+from qphi.redraw import moment_matched
 from qphi.verdict import Trust
 
 KEY = jax.random.key(0)
@@ -277,9 +279,9 @@ def test_draws_without_a_covariance_have_no_gaussian():
     draws = np.random.default_rng(0).standard_normal((100, 3))
     even = np.full(100, 0.01)
     stiff = draws @ np.array([[1e8, 1e8, 0], [0, 1e-4, 0], [0, 0, 1e-8]])
-    assert auto._moment_matched(stiff, even) is not None  # columns whose correlation rounds to one
-    assert auto._moment_matched(draws * np.array([1, 0, 1]), even) is None
-    assert auto._moment_matched(draws * np.array([1, 1e200, 1]), even) is None
+    assert moment_matched(stiff, even) is not None  # columns whose correlation rounds to one
+    assert moment_matched(draws * np.array([1, 0, 1]), even) is None
+    assert moment_matched(draws * np.array([1, 1e200, 1]), even) is None
 
 
 def test_what_no_weights_correct_chains_do(monkeypatch):
@@ -294,6 +296,27 @@ def test_what_no_weights_correct_chains_do(monkeypatch):
     assert "Markov chains from q" in repr(posterior)
 
 
+def test_chains_have_as_long_as_the_fit_took(monkeypatch):
+    asked, kept = [], auto.settle
+
+    def slow(search, plain):
+        search.stages["fit"] += 1000.0  # as if the density were slow
+        return plain
+
+    def told(*args, deadline, **kwargs):
+        asked.append(deadline - time.monotonic())
+        return kept(*args, deadline=deadline, **kwargs)
+
+    monkeypatch.setattr("qphi.auto.bend", slow)
+    monkeypatch.setattr("qphi.auto.settle", told)
+    qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
+    assert len(asked) == 1
+    assert 990 < asked[0] < 1100
+    qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY, max_time=60)
+    assert len(asked) == 2
+    assert asked[1] < 60
+
+
 def test_a_bent_map_is_doubted(monkeypatch):
     right = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
     np.testing.assert_allclose(right.sd()["x"], [1, 0.812], atol=0.1)
@@ -301,7 +324,7 @@ def test_a_bent_map_is_doubted(monkeypatch):
     assert right.verdict.trust is Trust.CORRECTED
     assert right.verdict.numbers["departure"] < 0.1
     # The map lets go of x0's tails: its weights do not say so, nor chains in its own coordinates
-    monkeypatch.setattr("qphi.auto._redrawn", lambda *args: None)
+    monkeypatch.setattr("qphi.auto.redrawn", lambda *args: None)
     wrong = qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=BENT)
     assert wrong.sd(allow_unreliable=True)["x"][0] < 0.9
     assert wrong.verdict.trust is Trust.UNRELIABLE
@@ -313,8 +336,8 @@ def test_weights_of_several_modes_are_doubted(monkeypatch):
     assert right.verdict.numbers["modes"] == 2
     assert right.verdict.trust is Trust.CORRECTED
     assert right.verdict.numbers["departure"] < 0.1
-    monkeypatch.setattr("qphi.auto.departure", lambda *args: 0.3)
-    monkeypatch.setattr("qphi.auto._redrawn", lambda *args: None)
+    monkeypatch.setattr("qphi.redraw.departure", lambda *args: 0.3)
+    monkeypatch.setattr("qphi.auto.redrawn", lambda *args: None)
     wrong = fitted(RIGHT["two modes"])
     assert wrong.verdict.trust is Trust.UNRELIABLE
     assert "moved away from them (by 0.30 sd)" in str(wrong.verdict)
@@ -330,7 +353,7 @@ def test_what_chains_have_left_they_draw_anew(monkeypatch):
     np.testing.assert_allclose(posterior.mean()["x"], 0, atol=0.1)
     np.testing.assert_allclose(posterior.sd()["x"], [1, 0.768], atol=0.1)
     assert abs(posterior.log_evidence) < 4 * posterior.log_evidence_standard_error
-    monkeypatch.setattr("qphi.auto._REDRAWN_RHAT", 1.0)  # chains that never settle are no answer
+    monkeypatch.setattr("qphi.redraw._RHAT", 1.0)  # chains that never settle are no answer
     monkeypatch.setitem(EFFORTS, "standard", dataclasses.replace(EFFORTS["standard"], seconds_of_chains=2.0))
     assert qphi.fit(wave(3, 0.3), example={"x": np.zeros(2)}, key=BENT).verdict.trust is Trust.UNRELIABLE
 
@@ -338,6 +361,7 @@ def test_what_chains_have_left_they_draw_anew(monkeypatch):
 @pytest.mark.parametrize("effort", ["quick", "standard"])
 def test_a_doubt_that_there_is_no_time_for_stays(effort, monkeypatch):
     monkeypatch.setattr("qphi.auto.settle", lambda *args, **kwargs: None)
+    monkeypatch.setattr("qphi.redraw.settle", lambda *args, **kwargs: None)
     posterior = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY, effort=effort)
     assert posterior.verdict.trust is Trust.UNRELIABLE
     assert "there was no time for Markov chains to check the draws" in str(posterior.verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,18 @@ def test_fit_finds_the_driver_and_the_evidence_of_a_funnel():
     warped, u = WarpedOracle(oracle, fit.warp), np.random.default_rng(1).normal(size=(4000, 10))
     gap = -np.mean(warped.values(u) - stats.norm.logpdf(u).sum(axis=1))
     assert -0.05 < gap < 0.4, gap
+
+
+def test_a_map_that_runs_out_of_time_is_the_best_so_far():
+    with double():
+        oracle = Oracle(LogDensity(funnel, example=FUNNEL))
+    start = Gaussian(np.zeros(10), np.eye(10))
+    fit, whole = (fit_driven(oracle, start, np.random.default_rng(0), deadline=end) for end in (0.0, math.inf))
+    assert fit is not None
+    assert whole is not None
+    assert not fit.finished
+    assert math.isfinite(fit.elbo)
+    assert fit.elbo < whole.elbo
 
 
 def test_no_fit_where_no_gradient_is_finite():

@@ -73,6 +73,20 @@ def test_calls_of_a_cheap_density_have_one_size():
     assert count.compiled == 2
 
 
+@pytest.mark.parametrize("numbers", [10, 50_000])
+def test_calls_of_a_large_density_are_small_enough_for_the_cache_and_one_size_serves_all(numbers):
+    data = np.linspace(-1, 1, numbers)
+    with double():
+        density = LogDensity(lambda v, x: -jnp.sum((v["z"][0] - x) ** 2), {"z": jnp.zeros(1)}, args=(data,))
+        oracle = Oracle(density)
+    z = np.linspace(-2, 2, 300)[:, None]
+    with counting_compiles() as count:
+        few, many = oracle.gradients(z[:64]), oracle.gradients(z)
+    assert count.compiled == (2 if numbers == 10 else 1)  # 5 rows of 50,000 numbers, for climbs and for chains
+    np.testing.assert_allclose(many[1][:64], few[1], rtol=1e-12)
+    np.testing.assert_allclose(many[1][:, 0], 2 * (data.sum() - numbers * z[:, 0]), rtol=1e-9, atol=1e-6 * numbers)
+
+
 @jax.custom_vjp
 def reverse_only(z):
     """A density whose gradient cannot be differentiated forward, as that of a solver of differential equations."""

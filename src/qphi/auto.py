@@ -25,11 +25,10 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
-from qphi.assess import TELLING_ESS, assess_fits, bend, weigh
-from qphi.checks.departure import departure
-from qphi.checks.judge import Circumstances, Judgement, beyond_help, by_chains, doubted
+from qphi.assess import TELLING_ESS, assess_fits, bend
+from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted
 from qphi.checks.preflight import Finding, preflight, remote, saturated
-from qphi.checks.settle import Settling, settle
+from qphi.checks.settle import settle
 from qphi.checks.weighted import (
     Moments,
     WeightCheck,
@@ -54,6 +53,7 @@ from qphi.modes import (
     seek_more,
 )
 from qphi.noise import generator
+from qphi.redraw import departed, redrawn
 from qphi.solvers.driven import Driven, WarpedOracle
 from qphi.solvers.exact import (
     MOST_DENSE,
@@ -74,8 +74,6 @@ __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
 # Threads of BLAS gain little on small matrices, and where cores are shared they wait for each other: 42 s for 2 s seen
 _SMALL = 300
-_DOUBTING = 256  # chains that check draws which look good
-_REDRAWN_RHAT = 1.02  # of chains that began at draws known to be wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +196,8 @@ def _conclude(search: Search) -> Inference:
     ) and not endless  # else no number of moves would make the draws usable
     improper = any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
     if weighed.usable and wanted and not improper and not search.late:
+        # as long as the fit has taken, at least: a slow density is no reason to stop short
+        seconds = max(effort.seconds_of_chains, sum(search.stages.values()))
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed
             even = search.oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains
@@ -209,7 +209,7 @@ def _conclude(search: Search) -> Inference:
                 search.random,
                 chains=effort.chains,
                 most_moves=effort.most_moves,
-                deadline=min(search.deadline, time.monotonic() + effort.seconds_of_chains),
+                deadline=min(search.deadline, time.monotonic() + seconds),
                 fewest_states=0 if judgement.trust.usable else effort.fewest_states,  # 0: they only check
             )
         if settling is not None:
@@ -231,7 +231,7 @@ def _conclude(search: Search) -> Inference:
     crooked = bent or (case.modes > 1 and judgement.trust is Trust.CORRECTED and made_by != "Markov chains")
     if crooked and judgement.trust.usable and not improper and search.oracle.dim <= MOST_DENSE:
         with search.stage("doubt"):
-            numbers["departure"] = _departed(search, z, weights, values, moments, independent)
+            numbers["departure"] = departed(search, z, weights, values, moments, independent)
         judgement = doubted(case, judgement, numbers["departure"])
         stuck = numbers["departure"] > 0 and not judgement.trust.usable
     importance = weighed.importance
@@ -239,13 +239,13 @@ def _conclude(search: Search) -> Inference:
     evidence, error = weighed.check.log_evidence, weighed.check.log_evidence_standard_error
     if stuck and effort.chains > 0 and not judgement.trust.usable and not search.late:
         with search.stage("redraw"):
-            redrawn = _redrawn(search, case, z, weights, weighed.check, moments)
-        if redrawn is not None and redrawn.judgement.trust.usable:
-            settling, judgement, moments = redrawn.settling, redrawn.judgement, redrawn.moments
+            anew = redrawn(search, case, z, weights, weighed.check, moments)
+        if anew is not None and anew.judgement.trust.usable:
+            settling, judgement, moments = anew.settling, anew.judgement, anew.moments
             z, weights, values = settling.z, np.full(len(settling.z), 1 / len(settling.z)), settling.values
             made_by = "Markov chains"
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
-            evidence, error = redrawn.check.log_evidence, redrawn.check.log_evidence_standard_error
+            evidence, error = anew.check.log_evidence, anew.check.log_evidence_standard_error
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)
@@ -280,108 +280,6 @@ def _conclude(search: Search) -> Inference:
         importance,
         warp,
     )
-
-
-def _departed(
-    search: Search,
-    z: Float[np.ndarray, "draws dim"],
-    weights: Float[np.ndarray, " draws"],
-    values: dict[str, np.ndarray],
-    moments: Moments,
-    independent: int,
-) -> float:
-    """`departure` of chains in the coordinates of the draws' own covariance; NaN where there was no time for them.
-
-    As many seconds as the fit has taken so far are always there, so that a slow density is no reason for doubt.
-
-    A map, or several Gaussians, may end where a crooked place goes on. Their weights, and chains in their coordinates,
-    see nothing of what is beyond; chains in plain ones go there.
-    """
-    there = search.random.permutation(np.flatnonzero(weights > 0))  # draws of chains are in the order of the chains
-    plain = _moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
-    if plain is None:
-        return math.nan
-    seconds = max(search.effort.seconds_of_doubt, sum(search.stages.values()))
-    settling = settle(
-        search.oracle,
-        (plain,),
-        z[there],
-        weights[there],
-        search.random,
-        chains=_DOUBTING,
-        most_moves=search.effort.doubting_moves,
-        fewest=_DOUBTING,  # a change is seen in many chains
-        deadline=min(search.deadline, time.monotonic() + seconds),
-    )
-    if settling is None:
-        return math.nan
-    return departure(settling, search.oracle.constrained(settling.start), values, weights, moments, independent)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Redrawn:
-    settling: Settling
-    check: WeightCheck  # of weights under the Gaussian of the new draws' moments: these reach further than q
-    judgement: Judgement
-    moments: Moments
-
-
-def _redrawn(
-    search: Search,
-    case: Circumstances,
-    z: Float[np.ndarray, "draws dim"],
-    weights: Float[np.ndarray, " draws"],
-    before: WeightCheck,
-    moments: Moments,
-) -> _Redrawn | None:
-    """Chains in the coordinates of the draws' own covariance, for as long as there is; None where none can begin.
-
-    They begin at draws that a crooked map made, in its narrow places too: a chain that cannot leave one differs from
-    the others, and R-hat says so.
-    """
-    there = search.random.permutation(np.flatnonzero(weights > 0))
-    plain = _moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
-    if plain is None:
-        return None
-    settling = settle(
-        search.oracle,
-        (plain,),
-        z[there],
-        weights[there],
-        search.random,
-        chains=_DOUBTING,
-        most_moves=search.effort.most_moves,
-        deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_chains),
-        most_rhat=_REDRAWN_RHAT,
-        fewest_states=search.effort.fewest_states,
-    )
-    if settling is None:
-        return None
-    moments_of = _moment_matched(settling.z, np.full(len(settling.z), 1 / len(settling.z)))
-    if moments_of is None:
-        return None
-    weighed = weigh(search, (moments_of,), np.ones(1), search.oracle)
-    moved = settling.moments
-    if before.ess > TELLING_ESS:
-        moved = with_tails(moved, moments)
-    return _Redrawn(
-        settling, weighed.check, by_chains(dataclasses.replace(case, modes=1), settling, moved, None), moved
-    )
-
-
-def _moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian | None:
-    """The Gaussian of the draws' mean and covariance; correlations shrunk as few effective draws ask for. None where
-    there is none: draws that do not vary, or too far apart for numbers."""
-    mean = weights @ z
-    with np.errstate(all="ignore"):
-        centred = (z - mean) * np.sqrt(weights)[:, None]
-        scale = np.sqrt(np.sum(centred**2, axis=0))
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        return None
-    correlation = (centred / scale).T @ (centred / scale)
-    shrinkage = len(mean) / (len(mean) + 1 / np.sum(weights**2))
-    correlation += shrinkage * (np.eye(len(mean)) - correlation)
-    return Gaussian(mean, scale[:, None] * np.linalg.cholesky(correlation))
 
 
 def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judgement:

@@ -25,6 +25,7 @@ checks
 modes
 many
 assess
+redraw
 auto posterior
 loop
 by_gradients

@@ -46,14 +46,14 @@ def compare(name: str, doc: str, models: Mapping[str, Program], *, smoke: str, d
     if chosen.smoke:
         chosen.seeds, chosen.only = 1, chosen.only or [smoke]
     path = results_file(name, chosen.smoke)
-    kept = {} if chosen.references or not path.is_file() else read(path)
+    kept = read(path) if path.is_file() else {}
     references, rows = kept.get("references", {}), [] if chosen.smoke else kept.get("rows", [])
     for label, case in models.items():
         if chosen.only and not any(part in label for part in chosen.only):
             continue
         if chosen.go_on and any(r["name"] == label for r in rows):
             continue
-        if label not in references:
+        if chosen.references or label not in references:
             references[label] = _reference(case, 200 if chosen.smoke else draws)
         rows = [r for r in rows if r["name"] != label]
         found = [{"name": label} | _fitted(case, references[label], seed) for seed in range(chosen.seeds)]

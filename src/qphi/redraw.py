@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -40,21 +41,13 @@ def departed(
 
     As many seconds as the fit has taken so far are always there, so that a slow density is no reason for doubt.
     """
-    there = search.random.permutation(np.flatnonzero(weights > 0))  # draws of chains are in the order of the chains
-    plain = moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
-    if plain is None:
-        return math.nan
-    seconds = max(search.effort.seconds_of_doubt, sum(search.stages.values()))
-    settling = settle(
-        search.oracle,
-        (plain,),
-        z[there],
-        weights[there],
-        search.random,
-        chains=_CHAINS,
+    settling = _plain_chains(
+        search,
+        z,
+        weights,
         most_moves=search.effort.doubting_moves,
         fewest=_CHAINS,  # a change is seen in many chains
-        deadline=min(search.deadline, time.monotonic() + seconds),
+        seconds=max(search.effort.seconds_of_doubt, sum(search.stages.values())),
     )
     if settling is None:
         return math.nan
@@ -82,19 +75,12 @@ def redrawn(
     They begin at draws that a crooked map made, in its narrow places too: a chain that cannot leave one differs from
     the others, and R-hat says so.
     """
-    there = search.random.permutation(np.flatnonzero(weights > 0))
-    plain = moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
-    if plain is None:
-        return None
-    settling = settle(
-        search.oracle,
-        (plain,),
-        z[there],
-        weights[there],
-        search.random,
-        chains=_CHAINS,
+    settling = _plain_chains(
+        search,
+        z,
+        weights,
         most_moves=search.effort.most_moves,
-        deadline=min(search.deadline, time.monotonic() + search.effort.seconds_of_chains),
+        seconds=search.effort.seconds_of_chains,
         most_rhat=_RHAT,
         fewest_states=search.effort.fewest_states,
     )
@@ -108,6 +94,25 @@ def redrawn(
     if before.ess > TELLING_ESS:
         moved = with_tails(moved, moments)
     return Redrawn(settling, weighed.check, by_chains(dataclasses.replace(case, modes=1), settling, moved, None), moved)
+
+
+def _plain_chains(
+    search: Search,
+    z: Float[np.ndarray, "draws dim"],
+    weights: Float[np.ndarray, " draws"],
+    *,
+    seconds: float,
+    **how: Any,
+) -> Settling | None:
+    """`settle` in the coordinates of the draws' own covariance; None where there is none, or no time."""
+    there = search.random.permutation(np.flatnonzero(weights > 0))  # draws of chains are in the order of the chains
+    plain = moment_matched(z[there], weights[there]) if np.isfinite(z[there]).all() else None
+    if plain is None:
+        return None
+    deadline = min(search.deadline, time.monotonic() + seconds)
+    return settle(
+        search.oracle, (plain,), z[there], weights[there], search.random, chains=_CHAINS, deadline=deadline, **how
+    )
 
 
 def moment_matched(z: Float[np.ndarray, "draws dim"], weights: Float[np.ndarray, " draws"]) -> Gaussian | None:

@@ -25,8 +25,8 @@ from qphi.targets.sparsity import FEWEST, Pattern, find_pattern
 __all__ = ["FACTORISES", "AbstractOracle", "Oracle"]
 
 _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about 32 MB for each intermediate array
+_CACHED = 2**19  # the same for values and gradients: larger arrays leave the cache, and a row takes longer
 FACTORISES = re.compile("cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal")
-_CACHED = 2**19  # the same for values and gradients: in larger calls a row took up to 2.7 times as long (radon's data)
 _ONE_BY_ONE = re.compile(rf"= ({FACTORISES.pattern}|while)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise

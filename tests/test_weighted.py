@@ -12,7 +12,7 @@ from scipy import stats
 
 from qphi.checks.judge import beyond_help
 from qphi.checks.proposal import Proposal
-from qphi.checks.weighted import check_weights, weighted_moments, with_own_tails, with_tails
+from qphi.checks.weighted import check_weights, heavy, weighted_moments, with_own_tails, with_tails
 from qphi.noise import generator
 from qphi.solvers.exact import Gaussian
 
@@ -121,11 +121,17 @@ def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
     alone = weighted_moments(values, weights)
     assert (alone.mean_khat > 0.9).all()
     told = with_own_tails(alone, values, weights, 1 / np.sum(weights**2))
-    assert list(told.mean_heavy) == [False, True]
-    assert not told.sd_heavy[0]
+    assert told.mean_own is not None
+    assert told.sd_own is not None
+    assert list(heavy(told.mean_own)) == [False, True]
+    assert not heavy(told.sd_own)[0]
     chains = weighted_moments(rng.normal(size=(2000, 2)), np.full(2000, 1 / 2000))
     assert (with_tails(chains, alone).mean_khat > 0.9).all()
     assert list(with_tails(chains, told).mean_khat > 0.9) == [False, True]
+    unsure = dataclasses.replace(told, mean_own=np.full(2, 0.7))
+    assert not (with_tails(chains, unsure).mean_khat > 0.9).any()
+    trailing = dataclasses.replace(chains, mean_khat=np.full(2, 0.2))
+    assert (with_tails(trailing, unsure).mean_khat > 0.9).all()
 
 
 def test_tails_without_a_variance_are_seen_on_the_scale_that_is_reported():

@@ -9,7 +9,7 @@ import numpy as np
 
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
-from qphi.checks.weighted import Moments, WeightCheck, believable, existing
+from qphi.checks.weighted import Moments, WeightCheck, believable, existing, heavy
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
@@ -107,10 +107,10 @@ def beyond_help(check: WeightCheck, moments: Moments) -> bool:
     No draws would make these believable, and the weighted ones are the best there are: chains are seldom far out, and
     show less of such a tail than there is.
     """
-    if moments.mean_heavy is None or moments.sd_heavy is None or not _enough(check):
+    if moments.mean_own is None or moments.sd_own is None or not _enough(check):
         return False
     believed, exists = (np.stack([*found(moments)]) for found in (believable, existing))
-    endless = ~exists & np.stack([moments.mean_heavy, moments.sd_heavy])
+    endless = ~exists & heavy(np.stack([moments.mean_own, moments.sd_own]))
     return bool(np.any(~believed) and np.all(believed | endless))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp, ndtri
 
@@ -21,6 +22,7 @@ __all__ = [
     "constant",
     "existing",
     "flattened",
+    "heavy",
     "noisy",
     "unflattened",
     "weighted_moments",
@@ -30,6 +32,7 @@ __all__ = [
 
 _MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
 _NO_MOMENT, _HEAVY = 0.9, 0.5  # Pareto k: of weighted values, and of the values themselves
+_NO_TAIL = 0.1  # Pareto k of chains' states: an exponential tail has 0
 _KHAT, _LIGHT = 0.7, 0.3
 _BLOCK = 512  # columns at a time
 
@@ -62,8 +65,8 @@ class WeightCheck:
 class Moments:
     """Of each column: mean and sd with Monte Carlo standard errors, and the tail shape k of what they average.
 
-    Each k is estimated from `tail` numbers. `mean_heavy`, `sd_heavy`: whether the tails of the values themselves leave
-    room for a moment that does not exist (`with_own_tails`); None where that was not asked.
+    Each k is estimated from `tail` numbers. `mean_own`, `sd_own`: that of the values themselves, unweighted
+    (`with_own_tails`); None where that was not asked.
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -73,8 +76,8 @@ class Moments:
     mean_khat: Float[np.ndarray, " columns"]
     sd_khat: Float[np.ndarray, " columns"]
     tail: int
-    mean_heavy: Bool[np.ndarray, " columns"] | None = None
-    sd_heavy: Bool[np.ndarray, " columns"] | None = None
+    mean_own: Float[np.ndarray, " columns"] | None = None
+    sd_own: Float[np.ndarray, " columns"] | None = None
 
     @property
     def highest_khat(self) -> float:
@@ -218,8 +221,13 @@ def with_own_tails(
     chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)
     far = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
     with np.errstate(over="ignore"):
-        heavy = [~(tail_shape(size) < _HEAVY) for size in (far, far**2)]
-    return dataclasses.replace(moments, mean_heavy=heavy[0], sd_heavy=heavy[1])
+        own = [tail_shape(size) for size in (far, far**2)]
+    return dataclasses.replace(moments, mean_own=own[0], sd_own=own[1])
+
+
+def heavy(own: Float[np.ndarray, "*columns"], least: ArrayLike = _HEAVY) -> Bool[np.ndarray, "*columns"]:
+    """Whether tails of this k leave room for a moment that does not exist; NaN does."""
+    return ~(own < least)
 
 
 def with_tails(moved: Moments, weighted: Moments) -> Moments:
@@ -227,13 +235,14 @@ def with_tails(moved: Moments, weighted: Moments) -> Moments:
 
     A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
     heavy-tailed proposal reach further. Where the values themselves are known to have no such tails, it is the weights
-    that have them, and chains need no weights.
+    that have them, and chains need no weights. A few hundred effective draws know a tail only roughly: where chains
+    have seen not even an exponential's, theirs has to be heavy beyond that.
     """
-    mean_khat, sd_khat = (
-        np.where((theirs > _NO_MOMENT) & (True if heavy is None else heavy), np.maximum(own, theirs), own)
-        for own, theirs, heavy in (
-            (moved.mean_khat, weighted.mean_khat, weighted.mean_heavy),
-            (moved.sd_khat, weighted.sd_khat, weighted.sd_heavy),
-        )
-    )
-    return dataclasses.replace(moved, mean_khat=mean_khat, sd_khat=sd_khat)
+    khats = []
+    for seen, theirs, own in (
+        (moved.mean_khat, weighted.mean_khat, weighted.mean_own),
+        (moved.sd_khat, weighted.sd_khat, weighted.sd_own),
+    ):
+        room = True if own is None else heavy(own, np.where(seen < _NO_TAIL, _NO_MOMENT, _HEAVY))
+        khats.append(np.where((theirs > _NO_MOMENT) & room, np.maximum(seen, theirs), seen))
+    return dataclasses.replace(moved, mean_khat=khats[0], sd_khat=khats[1])

@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from qphi.autoencoders.build import Architecture, attentive, build, centred
 from qphi.autoencoders.choices import start_vamp
 from qphi.autoencoders.likelihoods import AbstractLikelihood
+from qphi.autoencoders.linear_start import linear_start
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.standard import rescaled, standardised
 from qphi.autoencoders.training import Training, continued, hold_out, images_at_once, plan
@@ -359,7 +360,7 @@ class VAE(Handover, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if self.scaling_.kind == "counts" and "decoder" not in own:
             sizes = np.exp(x[:, -1:]) if self.given_.sized else 1.0
             model = centred(model, np.mean(data.reshape(len(x), -1) / sizes, axis=0))
-        return start_vamp(model, x, jax.random.fold_in(key, 1))
+        return start_vamp(linear_start(model, x), x, jax.random.fold_in(key, 1))
 
     def _keep(self, training: Training, result: Result) -> None:
         self.model_ = training.whole(result.answer)

@@ -1,0 +1,154 @@
+"""Where an autoencoder of vectors starts: probabilistic PCA, which its networks then bend."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from qphi.autoencoders.encoders import GaussianEncoder
+from qphi.autoencoders.likelihoods import Gaussian
+from qphi.autoencoders.model import LatentVariableModel
+from qphi.autoencoders.networks import MLP, relu
+from qphi.families import StandardNormal
+
+__all__ = ["PPCA", "linear_start", "ppca"]
+
+LEAST_NOISE = 1e-4  # variance of the noise over the mean variance of a column
+LEFT = 0.25  # noise where no direction is left to tell it: a quarter of the least variance that is explained
+SHARE = 4  # of a layer's units, one in so many may carry the linear part
+EXPLAINED = 0.8  # share of the variance of x
+FEWEST_ROWS = 20  # for each column: a covariance of fewer is overfit as it is
+ROWS = 100_000  # a covariance needs no more
+
+
+@dataclasses.dataclass(frozen=True)
+class PPCA:
+    """x = mean + W z + noise: W has columns axes_j (variance_j - noise)^(1/2); variances in falling order.
+
+    `explained`: the share of the variance of x that lies along the axes.
+    """
+
+    mean: Float[np.ndarray, " columns"]
+    axes: Float[np.ndarray, "rank columns"]
+    variance: Float[np.ndarray, " rank"]
+    noise: float
+    explained: float
+
+    def log_prob(self, x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " rows"]:
+        """log N(x; mean, W W' + noise I), nats."""
+        centred = x - self.mean
+        along = centred @ self.axes.T
+        rank, columns = self.axes.shape
+        log_det = np.sum(np.log(self.variance)) + (columns - rank) * math.log(self.noise)
+        across = np.sum(centred**2, axis=1) - np.sum(along**2, axis=1)
+        square = np.sum(along**2 / self.variance, axis=1) + np.maximum(across, 0.0) / self.noise
+        return -0.5 * (columns * math.log(2 * math.pi) + log_det + square)
+
+
+def ppca(x: Float[np.ndarray, "rows columns"], rank: int) -> PPCA | None:
+    """The maximum likelihood fit of this rank, or of the highest below it whose every axis rises above the noise; None
+    where none does. Source: Tipping & Bishop (1999), eqs. 7 and 8."""
+    mean, columns = x.mean(axis=0), x.shape[1]
+    rising, directions = np.linalg.eigh(np.atleast_2d(np.cov(x.T, bias=True)))
+    variance, axes = np.maximum(rising[::-1], 0.0), directions[:, ::-1].T
+    total = float(variance.sum())
+    for r in range(min(rank, columns), 0, -1):
+        left = total - float(variance[:r].sum())
+        noise = left / (columns - r) if r < columns else LEFT * float(variance[-1])
+        noise = max(noise, LEAST_NOISE * total / columns)
+        if variance[r - 1] > noise:
+            return PPCA(mean, axes[:r], variance[:r], noise, 1 - left / total)
+    return None
+
+
+def linear_start(model: LatentVariableModel, x: np.ndarray) -> LatentVariableModel:
+    """The model with its networks at the probabilistic PCA of x: q(z|x) and p(x|z) are those of the linear model, to
+    rounding; latents beyond its rank start as they were.
+
+    A rectified unit and its mirror image carry each linear feature through the layers; all other units start unheard,
+    and bend encoder and decoder as training goes. So steps are not spent on what is known in closed form, and noise
+    starts at its own scale. For vectors under a Gaussian, MLPs with relu and a standard normal prior, and where this
+    explains four fifths of the variance of at least 20 rows a column: fewer latents than that have to lie along bent
+    sheets, and a linear start would hold them. Other models are given back as they are.
+    """
+    if not _is_plain(model) or x.ndim != 2 or len(x) < FEWEST_ROWS * x.shape[1]:
+        return model
+    fit = ppca(np.asarray(x[:: -(-len(x) // ROWS)], np.float64), _most(model))
+    return model if fit is None or fit.explained < EXPLAINED else _at(model, fit)
+
+
+def _is_plain(model: LatentVariableModel) -> bool:
+    encoder = model.encoder
+    return (
+        isinstance(encoder, GaussianEncoder)
+        and all(isinstance(net, MLP) and net.activation is relu for net in (encoder.features, model.decoder))
+        and isinstance(model.likelihood, Gaussian)
+        and model.likelihood.learned
+        and isinstance(model.given_prior, StandardNormal)
+        and model.rows is None
+    )
+
+
+def _most(model: Any) -> int:
+    """How many linear features there are latents and units for."""
+    layers = [*model.encoder.features.layers, *model.decoder.layers[:-1]]
+    narrowest = min(layer.out_features for layer in layers)
+    return min(model.encoder.mean.out_features, narrowest // (2 * SHARE))
+
+
+def _at(model: Any, fit: PPCA) -> LatentVariableModel:
+    r, encoder, decoder = len(fit.variance), model.encoder, model.decoder
+    explained = np.sqrt((fit.variance - fit.noise) / fit.variance)
+
+    seen = fit.axes / np.sqrt(fit.variance)[:, None]
+    features = [_carrying(encoder.features.layers[0], seen, -seen @ fit.mean)]
+    features += [_carrying(layer, None, None, r) for layer in encoder.features.layers[1:]]
+    mean = _reading(encoder.mean, np.diag(explained), np.zeros(r), r)
+    log_scale = _reading(encoder.log_scale, np.zeros((r, r)), 0.5 * np.log(fit.noise / fit.variance), r)
+
+    latents = np.eye(r, encoder.mean.out_features)
+    drawn = [_carrying(decoder.layers[0], latents, np.zeros(r))]
+    drawn += [_carrying(layer, None, None, r) for layer in decoder.layers[1:-1]]
+    weight = fit.axes.T * np.sqrt(fit.variance - fit.noise)
+    drawn += [_reading(decoder.layers[-1], weight, fit.mean, r)]
+
+    scale = math.sqrt(fit.noise) / float(np.exp(np.mean(np.log(np.asarray(model.likelihood.scale)))))
+    return eqx.tree_at(
+        lambda m: (m.encoder.features.layers, m.encoder.mean, m.encoder.log_scale, m.decoder.layers, m.likelihood),
+        model,
+        (tuple(features), mean, log_scale, tuple(drawn), model.likelihood.times(scale)),
+    )
+
+
+def _carrying(layer: eqx.nn.Linear, weight: np.ndarray | None, bias: np.ndarray | None, r: int = 0) -> eqx.nn.Linear:
+    """The layer whose first 2r units are features and their mirrors: of its input, or those of the layer below."""
+    whole, shift = np.array(layer.weight), np.array(layer.bias)
+    if weight is None or bias is None:
+        whole[: 2 * r] = np.eye(2 * r, whole.shape[1])
+        shift[: 2 * r] = 0.0
+    else:
+        r = len(weight)
+        whole[: 2 * r] = np.concatenate([weight, -weight])
+        shift[: 2 * r] = np.concatenate([bias, -bias])
+    return _with(layer, whole, shift)
+
+
+def _reading(layer: eqx.nn.Linear, weight: np.ndarray, bias: np.ndarray, r: int) -> eqx.nn.Linear:
+    """The layer whose first outputs are weight @ features + bias, and nothing else that its units say."""
+    whole, shift = np.array(layer.weight), np.array(layer.bias)
+    rows = len(weight)
+    whole[:rows] = 0.0
+    whole[:rows, : 2 * r] = np.concatenate([weight, -weight], axis=1)
+    shift[:rows] = bias
+    return _with(layer, whole, shift)
+
+
+def _with(layer: eqx.nn.Linear, weight: np.ndarray, bias: np.ndarray) -> eqx.nn.Linear:
+    arrays = jnp.asarray(weight, layer.weight.dtype), jnp.asarray(bias, layer.weight.dtype)
+    return eqx.tree_at(lambda each: (each.weight, each.bias), layer, arrays)

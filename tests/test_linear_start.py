@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -76,7 +77,6 @@ def test_a_model_starts_at_the_exact_posterior_and_evidence_of_the_linear_one():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"likelihood": "student-t"},
         {"likelihood": "gaussian-output-scale"},
         {"activation": "tanh"},
         {"activation": "gated"},
@@ -96,6 +96,19 @@ def test_a_linear_model_that_explains_little_is_no_start():
     model = model_of(shape=(20,))
     assert linear_start(model, x) is model
     assert linear_start(model, np.ones((400, 20), np.float32)) is model  # nothing varies
+
+
+def test_outliers_do_not_turn_the_start_of_a_model_that_forgives_them():
+    x = rows(400)
+    wild = x.copy()
+    wild[:3] = 300.0
+    model: Any = linear_start(model_of(likelihood="student-t"), wild)
+    fit = ppca(x.astype(float), LATENTS)
+    assert fit is not None
+    assert float(model.likelihood.scale) == pytest.approx(math.sqrt(fit.noise), rel=0.1)
+    mean, _ = posterior_moments(model, x)
+    again = np.asarray(model.decoder.batch(jnp.asarray(mean)))
+    assert np.mean((again - x) ** 2) < 2 * fit.noise
 
 
 def test_few_rows_for_the_columns_are_no_start():

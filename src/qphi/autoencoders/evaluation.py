@@ -56,7 +56,8 @@ class Evaluation:
     latent_dim: int
     n: int
     particles: int
-    pareto_k: np.ndarray  # (n,): above 0.7 a row's log_evidence is not to be relied on; NaN for under 25 particles
+    # (n,): above 0.7 a row's log_evidence is not to be relied on; NaN for under 25 particles
+    pareto_k: np.ndarray = dataclasses.field(repr=False)
     unreliable: float  # fraction of rows whose k says so; NaN where k is unknown
     reconstruction_error: float  # root mean square over data and elements
     mutual_information: float | None  # I_q(x; z) of these rows, nats: at most log n; None for other q than Gaussians

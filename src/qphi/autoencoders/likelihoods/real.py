@@ -147,6 +147,10 @@ class StudentT(AbstractLikelihood):
         """Degrees of freedom."""
         return jnp.exp(soft_clip(self.rate * self.raw_log_df, math.log(1.5), math.log(100.0)))
 
+    def times(self, factor: float) -> StudentT:
+        """The same with its learned scale multiplied by `factor`, but for the soft floor."""
+        return eqx.tree_at(lambda each: each.raw_log_scale, self, self.raw_log_scale + math.log(factor) / self.rate)
+
     def log_prob(self, outputs: Array, x: Array) -> Float[Array, ""]:
         return jnp.sum(dist.StudentT(self.df, outputs, self.scale).log_prob(x))
 

@@ -97,13 +97,16 @@ def _is_of(row: dict, how: str) -> bool:
 def main() -> None:
     made = parser(__doc__ or "")
     made.add_argument("--seeds", type=int, default=3)
-    made.add_argument("--table", action="append", help="only this table; can be repeated")
+    made.add_argument("--table", action="append", help="only these; the others' saved figures are kept")
     made.add_argument("--only", choices=(RECONSTRUCTION, DENSITY), help="the other's saved figures are kept")
     asked = made.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     asked.seeds = 1 if asked.smoke else asked.seeds
     path = results_file("tables_linear", asked.smoke)
-    rows = [] if asked.only is None else [r for r in read(path)["rows"] if not _is_of(r, asked.only)]
+    rows = read(path)["rows"] if (asked.only or asked.table) and not asked.smoke else []
+    rows = [
+        r for r in rows if (asked.only and not _is_of(r, asked.only)) or (asked.table and r["table"] not in asked.table)
+    ]
     for name, x in tables(asked.smoke).items():
         if asked.table and name not in asked.table:
             continue
@@ -131,7 +134,7 @@ def main() -> None:
     lines.sort()
     header = ["", "PCA, Gaussian", "qphi", "difference", "qphi, posterior mean"]
     print_table(header, lines)
-    if not asked.smoke and not asked.table:
+    if not asked.smoke:
         splits = {how: 1 + max(r["seed"] for r in rows if _is_of(r, how)) for how in (RECONSTRUCTION, DENSITY)}
         note = (
             f"Means over {splits[RECONSTRUCTION]} splits, of densities {splits[DENSITY]}, ± standard error; rows that "

@@ -62,7 +62,7 @@ def compare(name: str, doc: str, models: Mapping[str, Program], *, smoke: str, d
         save(path, {"references": references, "rows": rows}, quiet=True)
     said = summary(rows)
     print(said)
-    if not (chosen.smoke or chosen.only):
+    if not chosen.smoke:
         names = [n for n in models if any(r["name"] == n for r in rows)]
         table = [_cells([r for r in rows if r["name"] == n], references[n]) for n in names]
         write_between("verdicts", f"{markdown(HEADER, table)}\n\n{said}", name)

@@ -117,51 +117,42 @@ def _most(model: Any) -> int:
 
 def _at(model: Any, fit: PPCA) -> LatentVariableModel:
     r, encoder, decoder = len(fit.variance), model.encoder, model.decoder
-    explained = np.sqrt((fit.variance - fit.noise) / fit.variance)
-
     seen = fit.axes / np.sqrt(fit.variance)[:, None]
-    features = [_carrying(encoder.features.layers[0], seen, -seen @ fit.mean)]
-    features += [_carrying(layer, None, None, r) for layer in encoder.features.layers[1:]]
-    mean = _reading(encoder.mean, np.diag(explained), np.zeros(r), r)
-    log_scale = _reading(encoder.log_scale, np.zeros((r, r)), 0.5 * np.log(fit.noise / fit.variance), r)
+    explained = np.sqrt((fit.variance - fit.noise) / fit.variance)
+    log_scale = 0.5 * np.log(fit.noise / fit.variance)
 
-    latents = np.eye(r, encoder.mean.out_features)
-    drawn = [_carrying(decoder.layers[0], latents, np.zeros(r))]
-    drawn += [_carrying(layer, None, None, r) for layer in decoder.layers[1:-1]]
-    weight = fit.axes.T * np.sqrt(fit.variance - fit.noise)
-    drawn += [_reading(decoder.layers[-1], weight, fit.mean, r)]
-
+    features = _carried(encoder.features.layers, seen, -seen @ fit.mean)
+    drawn = _carried(decoder.layers[:-1], np.eye(r, encoder.mean.out_features), np.zeros(r))
+    heads = (
+        _first_units(encoder.mean, _read(np.diag(explained)), np.zeros(r)),
+        _first_units(encoder.log_scale, np.zeros((r, 0)), log_scale),
+        _first_units(decoder.layers[-1], _read(fit.axes.T * np.sqrt(fit.variance - fit.noise)), fit.mean),
+    )
     noise = math.sqrt(fit.noise) / float(np.exp(np.mean(np.log(np.asarray(model.likelihood.scale)))))
     return eqx.tree_at(
         lambda m: (m.encoder.features.layers, m.encoder.mean, m.encoder.log_scale, m.decoder.layers, m.likelihood),
         model,
-        (tuple(features), mean, log_scale, tuple(drawn), model.likelihood.times(noise)),
+        (features, *heads[:2], (*drawn, heads[2]), model.likelihood.times(noise)),
     )
 
 
-def _carrying(layer: eqx.nn.Linear, weight: np.ndarray | None, bias: np.ndarray | None, r: int = 0) -> eqx.nn.Linear:
-    """The layer whose first 2r units are features and their mirrors: of its input, or those of the layer below."""
+def _carried(layers: tuple[eqx.nn.Linear, ...], weight: np.ndarray, bias: np.ndarray) -> tuple[eqx.nn.Linear, ...]:
+    """Layers whose first units are features of their input and the mirrors of these, handed on from layer to layer."""
+    first, *others = layers
+    both = 2 * len(weight)
+    begin = _first_units(first, np.concatenate([weight, -weight]), np.concatenate([bias, -bias]))
+    return (begin, *(_first_units(layer, np.eye(both), np.zeros(both)) for layer in others))
+
+
+def _read(weight: np.ndarray) -> np.ndarray:
+    """weight @ features, from rectified features and their mirrors."""
+    return np.concatenate([weight, -weight], axis=1)
+
+
+def _first_units(layer: eqx.nn.Linear, weight: np.ndarray, bias: np.ndarray) -> eqx.nn.Linear:
+    """The layer whose first units see only its first inputs, with these weights."""
     whole, shift = np.array(layer.weight), np.array(layer.bias)
-    if weight is None or bias is None:
-        whole[: 2 * r] = np.eye(2 * r, whole.shape[1])
-        shift[: 2 * r] = 0.0
-    else:
-        r = len(weight)
-        whole[: 2 * r] = np.concatenate([weight, -weight])
-        shift[: 2 * r] = np.concatenate([bias, -bias])
-    return _with(layer, whole, shift)
-
-
-def _reading(layer: eqx.nn.Linear, weight: np.ndarray, bias: np.ndarray, r: int) -> eqx.nn.Linear:
-    """The layer whose first outputs are weight @ features + bias, and nothing else that its units say."""
-    whole, shift = np.array(layer.weight), np.array(layer.bias)
-    rows = len(weight)
-    whole[:rows] = 0.0
-    whole[:rows, : 2 * r] = np.concatenate([weight, -weight], axis=1)
-    shift[:rows] = bias
-    return _with(layer, whole, shift)
-
-
-def _with(layer: eqx.nn.Linear, weight: np.ndarray, bias: np.ndarray) -> eqx.nn.Linear:
-    arrays = jnp.asarray(weight, layer.weight.dtype), jnp.asarray(bias, layer.weight.dtype)
+    whole[: len(weight)] = np.pad(weight, ((0, 0), (0, whole.shape[1] - weight.shape[1])))
+    shift[: len(bias)] = bias
+    arrays = jnp.asarray(whole, layer.weight.dtype), jnp.asarray(shift, layer.weight.dtype)
     return eqx.tree_at(lambda each: (each.weight, each.bias), layer, arrays)

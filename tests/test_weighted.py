@@ -12,7 +12,7 @@ from scipy import stats
 
 from qphi.checks.judge import beyond_help
 from qphi.checks.proposal import Proposal
-from qphi.checks.weighted import check_weights, heavy, weighted_moments, with_own_tails, with_tails
+from qphi.checks.weighted import check_weights, heavy, missed, weighted_moments, with_own_tails, with_tails
 from qphi.noise import generator
 from qphi.solvers.exact import Gaussian
 
@@ -128,10 +128,28 @@ def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
     chains = weighted_moments(rng.normal(size=(2000, 2)), np.full(2000, 1 / 2000))
     assert (with_tails(chains, alone).mean_khat > 0.9).all()
     assert list(with_tails(chains, told).mean_khat > 0.9) == [False, True]
-    unsure = dataclasses.replace(told, mean_own=np.full(2, 0.7))
-    assert not (with_tails(chains, unsure).mean_khat > 0.9).any()
-    trailing = dataclasses.replace(chains, mean_khat=np.full(2, 0.2))
-    assert (with_tails(trailing, unsure).mean_khat > 0.9).all()
+
+
+def test_chains_that_have_been_as_far_as_a_moment_lies_need_no_other_tails():
+    """E x^2 of N(0, 1) has 0.2 beyond 2.15 and 0.03 beyond 3; five of 64 chains of 32 states have been beyond 2.8 (all
+    but once in a million)."""
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(8192, 2)), np.full(8192, 1 / 8192)
+    doubted = dataclasses.replace(weighted_moments(values, weights), mean_khat=np.full(2, 1.5), sd_khat=np.full(2, 1.5))
+    told = with_own_tails(doubted, values, weights, 8192)
+    told = dataclasses.replace(told, mean_own=np.full(2, 0.7), sd_own=np.full(2, 0.7))
+    states = rng.normal(size=(2048, 2))
+    states[:, 1] = np.clip(states[:, 1], -2.15, 2.15)  # these have not been there
+    states[::64, 1] = np.tile([-50.0, 50.0], 16)  # but one of them: for as long as it was run
+    chains = weighted_moments(states, np.full(2048, 1 / 2048), 64)
+    first, second = missed(chains, told)
+    assert second[0] < 0.08 < 0.15 < second[1] < 0.25
+    assert (first < second).all()
+    assert list(with_tails(chains, told).sd_khat > 0.9) == [False, True]
+    assert np.isnan(missed(weighted_moments(states, np.full(2048, 1 / 2048)), told)).all()  # of no chains
+    assert (with_tails(weighted_moments(states, np.full(2048, 1 / 2048)), told).sd_khat > 0.9).all()
+    near = dataclasses.replace(chains, reach=np.zeros(2))
+    assert np.isnan(missed(near, told)).all()  # further in than all draws that were kept
 
 
 def test_tails_without_a_variance_are_seen_on_the_scale_that_is_reported():

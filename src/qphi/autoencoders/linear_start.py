@@ -20,7 +20,6 @@ from qphi.families import StandardNormal
 __all__ = ["PPCA", "linear_start", "ppca"]
 
 LEAST_NOISE = 1e-4  # variance of the noise over the mean variance of a column
-LEFT = 0.25  # noise where no direction is left to tell it: a quarter of the least variance that is explained
 SHARE = 4  # of a layer's units, one in so many may carry the linear part
 EXPLAINED = 0.8  # share of the variance of x
 FEWEST_ROWS = 20  # for each column: a covariance of fewer is overfit as it is
@@ -51,26 +50,33 @@ class PPCA:
         square = np.sum(along**2 / self.variance, axis=1) + np.maximum(across, 0.0) / self.noise
         return -0.5 * (columns * math.log(2 * math.pi) + log_det + square)
 
+    def bic(self, x: Float[np.ndarray, "rows columns"]) -> float:
+        """log p(x) less half of log(rows) for each free number (Schwarz 1978): higher is better."""
+        rank, columns = self.axes.shape
+        numbers = columns + columns * rank - rank * (rank - 1) / 2 + 1
+        return float(np.sum(self.log_prob(x))) - 0.5 * numbers * math.log(len(x))
 
-def ppca(x: Float[np.ndarray, "rows columns"], rank: int) -> PPCA | None:
-    """The maximum likelihood fit of this rank, or of the highest below it whose every axis rises above the noise; None
-    where none does. Source: Tipping & Bishop (1999), eqs. 7 and 8."""
+
+def ppca(x: Float[np.ndarray, "rows columns"], most: int) -> list[PPCA]:
+    """The maximum likelihood fits of rank 1 to `most`, fewer than columns, whose axes all rise above the noise.
+
+    Source: Tipping & Bishop (1999), eqs. 7 and 8.
+    """
     mean, columns = x.mean(axis=0), x.shape[1]
     rising, directions = np.linalg.eigh(np.atleast_2d(np.cov(x.T, bias=True)))
     variance, axes = np.maximum(rising[::-1], 0.0), directions[:, ::-1].T
-    total = float(variance.sum())
-    for r in range(min(rank, columns), 0, -1):
+    total, found = float(variance.sum()), []
+    for r in range(1, min(most, columns - 1) + 1):
         left = total - float(variance[:r].sum())
-        noise = left / (columns - r) if r < columns else LEFT * float(variance[-1])
-        noise = max(noise, LEAST_NOISE * total / columns)
+        noise = max(left / (columns - r), LEAST_NOISE * total / columns)
         if variance[r - 1] > noise:
-            return PPCA(mean, axes[:r], variance[:r], noise, 1 - left / total)
-    return None
+            found.append(PPCA(mean, axes[:r], variance[:r], noise, 1 - left / total))
+    return found
 
 
 def linear_start(model: LatentVariableModel, x: np.ndarray) -> LatentVariableModel:
     """The model with its networks at the probabilistic PCA of x: q(z|x) and p(x|z) are those of the linear model, to
-    rounding; latents beyond its rank start as they were.
+    rounding, of the rank with the best BIC; latents beyond it start as they were.
 
     A rectified unit and its mirror image carry each linear feature through the layers; all other units start unheard,
     and bend encoder and decoder as training goes. So steps are not spent on what is known in closed form, and noise
@@ -82,8 +88,9 @@ def linear_start(model: LatentVariableModel, x: np.ndarray) -> LatentVariableMod
     if not _is_plain(model) or x.ndim != 2 or len(x) < FEWEST_ROWS * x.shape[1]:
         return model
     x = np.asarray(x[:: -(-len(x) // ROWS)], np.float64)
-    fit = ppca(_drawn_in(x) if isinstance(model.likelihood, StudentT) else x, _most(model))
-    return model if fit is None or fit.explained < EXPLAINED else _at(model, fit)
+    x = _drawn_in(x) if isinstance(model.likelihood, StudentT) else x
+    best = max(ppca(x, _most(model)), key=lambda fit: fit.bic(x), default=None)
+    return model if best is None or best.explained < EXPLAINED else _at(model, best)
 
 
 def _is_plain(model: LatentVariableModel) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy.special import logsumexp, ndtri
 
@@ -23,6 +22,7 @@ __all__ = [
     "existing",
     "flattened",
     "heavy",
+    "missed",
     "noisy",
     "unflattened",
     "weighted_moments",
@@ -32,7 +32,8 @@ __all__ = [
 
 _MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
 _NO_MOMENT, _HEAVY = 0.9, 0.5  # Pareto k: of weighted values, and of the values themselves
-_NO_TAIL = 0.1  # Pareto k of chains' states: an exponential tail has 0
+_FURTHEST, _CHAINS_THERE = 256, 5  # weighted draws that are kept, and chains that have to have been as far
+_MISSED = 0.1  # share of a moment: a tenth of the variance is a twentieth of the sd
 _KHAT, _LIGHT = 0.7, 0.3
 _BLOCK = 512  # columns at a time
 
@@ -66,7 +67,9 @@ class Moments:
     """Of each column: mean and sd with Monte Carlo standard errors, and the tail shape k of what they average.
 
     Each k is estimated from `tail` numbers. `mean_own`, `sd_own`: that of the values themselves, unweighted
-    (`with_own_tails`); None where that was not asked.
+    (`with_own_tails`); None where that was not asked. `far`: distances from the mean of the furthest draws, in falling
+    order, with the shares of E|h - mean| and of E(h - mean)^2 that lie at each and beyond. `reach`: a distance that
+    five chains or more have been at.
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -78,6 +81,8 @@ class Moments:
     tail: int
     mean_own: Float[np.ndarray, " columns"] | None = None
     sd_own: Float[np.ndarray, " columns"] | None = None
+    far: Float[np.ndarray, "3 furthest columns"] | None = None
+    reach: Float[np.ndarray, " columns"] | None = None
 
     @property
     def highest_khat(self) -> float:
@@ -140,9 +145,10 @@ def weighted_moments(
     that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
     """
     blocks = range(0, max(values.shape[1], 1), _BLOCK)  # what is in between is larger than the values
-    independent = len(values) // 2 if independent is None else independent
+    chains, independent = independent, len(values) // 2 if independent is None else independent
     parts = [_moments(values[:, begin : begin + _BLOCK], weights, independent) for begin in blocks]
-    return Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
+    moments = Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
+    return moments if chains is None else dataclasses.replace(moments, reach=_reach(values, moments.mean, chains))
 
 
 def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], independent: int) -> Any:
@@ -219,15 +225,49 @@ def with_own_tails(
     count = max(int(ess), 1)
     ends = np.cumsum(weights)
     chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)
-    far = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
+    distance = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
     with np.errstate(over="ignore"):
-        own = [tail_shape(size) for size in (far, far**2)]
-    return dataclasses.replace(moments, mean_own=own[0], sd_own=own[1])
+        own = [tail_shape(size) for size in (distance, distance**2)]
+    far = np.full((3, min(_FURTHEST, len(values)), values.shape[1]), np.nan)
+    asked = np.flatnonzero(~np.logical_and(*existing(moments)))  # elsewhere nobody will ask
+    for columns in (asked[begin : begin + _BLOCK] for begin in range(0, asked.size, _BLOCK)):
+        far[:, :, columns] = _furthest(values[:, columns] - moments.mean[columns], weights)
+    return dataclasses.replace(moments, mean_own=own[0], sd_own=own[1], far=far)
 
 
-def heavy(own: Float[np.ndarray, "*columns"], least: ArrayLike = _HEAVY) -> Bool[np.ndarray, "*columns"]:
+def _furthest(
+    centred: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]
+) -> Float[np.ndarray, "3 furthest columns"]:
+    distance = np.abs(centred)
+    kept = np.argpartition(-distance, min(_FURTHEST, len(distance) - 1), axis=0)[:_FURTHEST]
+    far, weight = np.take_along_axis(distance, kept, axis=0), weights[kept]
+    order = np.argsort(-far, axis=0)
+    far, weight = (np.take_along_axis(part, order, axis=0) for part in (far, weight))
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = [np.cumsum(weight * far**power, axis=0) / (weights @ distance**power) for power in (1, 2)]
+    return np.stack([far, *shares])
+
+
+def _reach(values: Float[np.ndarray, "states columns"], mean: np.ndarray, chains: int) -> Float[np.ndarray, " columns"]:
+    furthest = np.abs(values - mean).reshape(-1, chains, values.shape[1]).max(axis=0)
+    return np.sort(furthest, axis=0)[-min(_CHAINS_THERE, chains)]
+
+
+def missed(moved: Moments, weighted: Moments) -> Float[np.ndarray, "2 columns"]:
+    """Of the first and the second moment about the mean, the shares that the weighted draws have beyond the chains'
+    reach; NaN where that is not known."""
+    if weighted.far is None or moved.reach is None:
+        return np.full((2, moved.mean.size), np.nan)
+    beyond = np.sum(weighted.far[0] > moved.reach, axis=0)
+    known = (beyond < len(weighted.far[0])) & ~np.isnan(weighted.far[0, 0])  # not where it is nearer than all kept
+    last = np.maximum(beyond - 1, 0)[None]
+    shares = np.stack([np.take_along_axis(share, last, axis=0)[0] for share in weighted.far[1:]])
+    return np.where(known, np.where(beyond > 0, shares, 0.0), np.nan)
+
+
+def heavy(own: Float[np.ndarray, "*columns"]) -> Bool[np.ndarray, "*columns"]:
     """Whether tails of this k leave room for a moment that does not exist; NaN does."""
-    return ~(own < least)
+    return ~(own < _HEAVY)
 
 
 def with_tails(moved: Moments, weighted: Moments) -> Moments:
@@ -235,14 +275,15 @@ def with_tails(moved: Moments, weighted: Moments) -> Moments:
 
     A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
     heavy-tailed proposal reach further. Where the values themselves are known to have no such tails, it is the weights
-    that have them, and chains need no weights. A few hundred effective draws know a tail only roughly: where chains
-    have seen not even an exponential's, theirs has to be heavy beyond that.
+    that have them, and chains need no weights. Where chains have been as far as all but a tenth of the moment lies,
+    what they have not seen of the tail changes little.
     """
-    khats = []
-    for seen, theirs, own in (
-        (moved.mean_khat, weighted.mean_khat, weighted.mean_own),
-        (moved.sd_khat, weighted.sd_khat, weighted.sd_own),
+    khats, beyond = [], missed(moved, weighted)
+    for seen, theirs, own, share in (
+        (moved.mean_khat, weighted.mean_khat, weighted.mean_own, beyond[0]),
+        (moved.sd_khat, weighted.sd_khat, weighted.sd_own, beyond[1]),
     ):
-        room = True if own is None else heavy(own, np.where(seen < _NO_TAIL, _NO_MOMENT, _HEAVY))
+        room = True if own is None else heavy(own)
+        room = room & ~(share < _MISSED)
         khats.append(np.where((theirs > _NO_MOMENT) & room, np.maximum(seen, theirs), seen))
     return dataclasses.replace(moved, mean_khat=khats[0], sd_khat=khats[1])

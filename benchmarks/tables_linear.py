@@ -103,7 +103,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ConvergenceWarning)
     asked.seeds = 1 if asked.smoke else asked.seeds
     path = results_file("tables_linear", asked.smoke)
-    rows = read(path)["rows"] if (asked.only or asked.table) and not asked.smoke else []
+    rows = read(path)["rows"] if (asked.only or asked.table) and path.is_file() and not asked.smoke else []
     rows = [
         r for r in rows if (asked.only and not _is_of(r, asked.only)) or (asked.table and r["table"] not in asked.table)
     ]
@@ -128,14 +128,16 @@ def main() -> None:
         middle = [r["posterior mean"] for r in mine if "posterior mean" in r]
         by_mean = f"{np.mean(middle):.3f}" if middle else ""
         gain = own - linear
-        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else np.nan
-        difference = f"{gain.mean():+.3f} ± {error:.3f}" if np.isfinite(gain).all() else f"{gain.mean():+.3f}"
+        difference = f"{gain.mean():+.3f}"
+        if len(gain) > 1 and np.isfinite(gain).all():
+            difference += f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.3f}"
         lines.append([f"{what}: {table}", f"{linear.mean():.3f}", f"{own.mean():.3f}", difference, by_mean])
     lines.sort()
     header = ["", "PCA, Gaussian", "qphi", "difference", "qphi, posterior mean"]
     print_table(header, lines)
     if not asked.smoke:
-        splits = {how: 1 + max(r["seed"] for r in rows if _is_of(r, how)) for how in (RECONSTRUCTION, DENSITY)}
+        kinds = (RECONSTRUCTION, DENSITY)
+        splits = {how: 1 + max((r["seed"] for r in rows if _is_of(r, how)), default=-1) for how in kinds}
         note = (
             f"Means over {splits[RECONSTRUCTION]} splits, of densities {splits[DENSITY]}, ± standard error; rows that "
             "neither has seen: `python benchmarks/tables_linear.py`."

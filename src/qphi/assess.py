@@ -11,14 +11,13 @@ from jaxtyping import Bool, Float
 
 from qphi.checks.judge import Circumstances, Judgement, by_weights
 from qphi.checks.proposal import Proposal
+from qphi.checks.tails import with_own_tails, with_tails
 from qphi.checks.weighted import (
     Moments,
     WeightCheck,
     check_weights,
     flattened,
     weighted_moments,
-    with_own_tails,
-    with_tails,
 )
 from qphi.importance import ImportanceWeights
 from qphi.modes import Search, follow, seek_more

@@ -29,12 +29,12 @@ from qphi.assess import TELLING_ESS, assess_fits, bend
 from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import settle
+from qphi.checks.tails import with_tails
 from qphi.checks.weighted import (
     Moments,
     WeightCheck,
     believable,
     unflattened,
-    with_tails,
 )
 from qphi.importance import ImportanceWeights
 from qphi.many import fit_many, sized
@@ -196,8 +196,8 @@ def _conclude(search: Search) -> Inference:
     ) and not endless  # else no number of moves would make the draws usable
     improper = any(finding.name in _NO_ANSWER and not finding.passed for finding in search.findings)
     if weighed.usable and wanted and not improper and not search.late:
-        # as long as the fit has taken, at least: a slow density is no reason to stop short
-        seconds = max(effort.seconds_of_chains, sum(search.stages.values()))
+        # twice as long as the fit has taken, at least: a slow density is no reason to stop short
+        seconds = max(effort.seconds_of_chains, 2 * sum(search.stages.values()))
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed
             even = search.oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains

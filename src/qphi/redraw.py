@@ -19,7 +19,8 @@ from qphi.assess import TELLING_ESS, weigh
 from qphi.checks.departure import departure
 from qphi.checks.judge import Circumstances, Judgement, by_chains
 from qphi.checks.settle import Settling, settle
-from qphi.checks.weighted import Moments, WeightCheck, with_tails
+from qphi.checks.tails import with_tails
+from qphi.checks.weighted import Moments, WeightCheck
 from qphi.modes import Search
 from qphi.solvers.exact import Gaussian
 

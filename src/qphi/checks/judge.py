@@ -9,7 +9,8 @@ import numpy as np
 
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
-from qphi.checks.weighted import Moments, WeightCheck, believable, existing, heavy
+from qphi.checks.tails import existing, heavy
+from qphi.checks.weighted import Moments, WeightCheck, believable
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 

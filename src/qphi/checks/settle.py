@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from qphi.checks.chains import Ensemble, worst_rhat
-from qphi.checks.weighted import Moments, flattened, noisy, weighted_moments, with_tails
+from qphi.checks.tails import with_reach, with_tails
+from qphi.checks.weighted import Moments, flattened, noisy, weighted_moments
 from qphi.noise import systematic
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
 from qphi.targets.oracle import AbstractOracle
@@ -100,8 +101,9 @@ def settle(
         late = np.array(states[len(states) // 2 :])
         rows = late.reshape(-1, oracle.dim)
         values = oracle.constrained(rows)
-        rhat, drift = _measured(flattened(values).reshape(*late.shape[:2], -1), part_of)
-        moments = weighted_moments(flattened(values), np.full(len(rows), 1 / len(rows)), late.shape[1])
+        columns, count = flattened(values), late.shape[1]
+        rhat, drift = _measured(columns.reshape(*late.shape[:2], -1), part_of)
+        moments = with_reach(weighted_moments(columns, np.full(len(rows), 1 / len(rows)), count), columns, count)
         for others in before:
             moments = with_tails(moments, others)
         counted = (len(part_of), ensemble.moves, ensemble.accepted)

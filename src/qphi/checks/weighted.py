@@ -14,28 +14,21 @@ from scipy.special import logsumexp, ndtri
 from qphi.checks.pareto import smooth_log_weights, tail_shape, tail_size
 
 __all__ = [
+    "BLOCK",
     "Moments",
     "WeightCheck",
     "believable",
     "check_weights",
     "constant",
-    "existing",
     "flattened",
-    "heavy",
-    "missed",
     "noisy",
     "unflattened",
     "weighted_moments",
-    "with_own_tails",
-    "with_tails",
 ]
 
 _MEAN_ERROR, _SD_ERROR = 0.1, 0.1  # Monte Carlo standard errors allowed, in posterior sds
-_NO_MOMENT, _HEAVY = 0.9, 0.5  # Pareto k: of weighted values, and of the values themselves
-_FURTHEST, _CHAINS_THERE = 256, 5  # weighted draws that are kept, and chains that have to have been as far
-_MISSED = 0.1  # share of a moment: a tenth of the variance is a twentieth of the sd
 _KHAT, _LIGHT = 0.7, 0.3
-_BLOCK = 512  # columns at a time
+BLOCK = 512  # columns at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Moments:
     Each k is estimated from `tail` numbers. `mean_own`, `sd_own`: that of the values themselves, unweighted
     (`with_own_tails`); None where that was not asked. `far`: distances from the mean of the furthest draws, in falling
     order, with the shares of E|h - mean| and of E(h - mean)^2 that lie at each and beyond. `reach`: a distance that
-    five chains or more have been at.
+    five chains or more have been at (`with_reach`).
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -144,11 +137,10 @@ def weighted_moments(
     The tail shapes are of w |h - mean| and of w (h - mean)^2, summed over pairs: above 0.7 the average has no error
     that can be relied on, above 1 it estimates nothing (a mean or variance that does not exist).
     """
-    blocks = range(0, max(values.shape[1], 1), _BLOCK)  # what is in between is larger than the values
-    chains, independent = independent, len(values) // 2 if independent is None else independent
-    parts = [_moments(values[:, begin : begin + _BLOCK], weights, independent) for begin in blocks]
-    moments = Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
-    return moments if chains is None else dataclasses.replace(moments, reach=_reach(values, moments.mean, chains))
+    blocks = range(0, max(values.shape[1], 1), BLOCK)  # what is in between is larger than the values
+    independent = len(values) // 2 if independent is None else independent
+    parts = [_moments(values[:, begin : begin + BLOCK], weights, independent) for begin in blocks]
+    return Moments(*map(np.concatenate, zip(*parts, strict=True)), tail=tail_size(len(values) // 2))
 
 
 def _moments(values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], independent: int) -> Any:
@@ -201,89 +193,8 @@ def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarra
     return mean_ok, sd_ok
 
 
-def existing(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray, " columns"]]:
-    """For each column, whether its tails leave room for a mean and for an sd."""
-    return ~(m.mean_khat > _NO_MOMENT), ~(m.sd_khat > _NO_MOMENT)
-
-
 def noisy(m: Moments) -> bool:
     """Whether more draws would help: an error is too large, and not because of a tail."""
     mean_ok, sd_ok = believable(m)
     tame = (m.mean_khat < m.highest_khat, m.sd_khat < m.highest_khat)
     return bool(np.any(~mean_ok & tame[0]) or np.any(~sd_ok & tame[1]))
-
-
-def with_own_tails(
-    moments: Moments, values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], ess: float
-) -> Moments:
-    """Moments that know of the tails of the values themselves: of as many of them as there are effective draws, chosen
-    by weight.
-
-    A product of weight and value has a heavy tail where the value has one, or where a few draws in a place that the
-    proposal hardly reaches have large weights: then a value that is never large has it too, and its moments exist.
-    """
-    count = max(int(ess), 1)
-    ends = np.cumsum(weights)
-    chosen = np.searchsorted(ends / ends[-1], (np.arange(count) + 0.5) / count)
-    distance = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
-    with np.errstate(over="ignore"):
-        own = [tail_shape(size) for size in (distance, distance**2)]
-    far = np.full((3, min(_FURTHEST, len(values)), values.shape[1]), np.nan)
-    asked = np.flatnonzero(~np.logical_and(*existing(moments)))  # elsewhere nobody will ask
-    for columns in (asked[begin : begin + _BLOCK] for begin in range(0, asked.size, _BLOCK)):
-        far[:, :, columns] = _furthest(values[:, columns] - moments.mean[columns], weights)
-    return dataclasses.replace(moments, mean_own=own[0], sd_own=own[1], far=far)
-
-
-def _furthest(
-    centred: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]
-) -> Float[np.ndarray, "3 furthest columns"]:
-    distance = np.abs(centred)
-    kept = np.argpartition(-distance, min(_FURTHEST, len(distance) - 1), axis=0)[:_FURTHEST]
-    far, weight = np.take_along_axis(distance, kept, axis=0), weights[kept]
-    order = np.argsort(-far, axis=0)
-    far, weight = (np.take_along_axis(part, order, axis=0) for part in (far, weight))
-    with np.errstate(over="ignore", invalid="ignore"):
-        shares = [np.cumsum(weight * far**power, axis=0) / (weights @ distance**power) for power in (1, 2)]
-    return np.stack([far, *shares])
-
-
-def _reach(values: Float[np.ndarray, "states columns"], mean: np.ndarray, chains: int) -> Float[np.ndarray, " columns"]:
-    furthest = np.abs(values - mean).reshape(-1, chains, values.shape[1]).max(axis=0)
-    return np.sort(furthest, axis=0)[-min(_CHAINS_THERE, chains)]
-
-
-def missed(moved: Moments, weighted: Moments) -> Float[np.ndarray, "2 columns"]:
-    """Of the first and the second moment about the mean, the shares that the weighted draws have beyond the chains'
-    reach; NaN where that is not known."""
-    if weighted.far is None or moved.reach is None:
-        return np.full((2, moved.mean.size), np.nan)
-    beyond = np.sum(weighted.far[0] > moved.reach, axis=0)
-    known = (beyond < len(weighted.far[0])) & ~np.isnan(weighted.far[0, 0])  # not where it is nearer than all kept
-    last = np.maximum(beyond - 1, 0)[None]
-    shares = np.stack([np.take_along_axis(share, last, axis=0)[0] for share in weighted.far[1:]])
-    return np.where(known, np.where(beyond > 0, shares, 0.0), np.nan)
-
-
-def heavy(own: Float[np.ndarray, "*columns"]) -> Bool[np.ndarray, "*columns"]:
-    """Whether tails of this k leave room for a moment that does not exist; NaN does."""
-    return ~(own < _HEAVY)
-
-
-def with_tails(moved: Moments, weighted: Moments) -> Moments:
-    """Moments with the tail shapes of the weighted draws, where those say that a moment does not exist.
-
-    A heavy tail is visited in a few long excursions, whose many states look like a light one; independent draws of a
-    heavy-tailed proposal reach further. Where the values themselves are known to have no such tails, it is the weights
-    that have them, and chains need no weights. Where chains have been as far as all but a tenth of the moment lies,
-    what they have not seen of the tail changes little.
-    """
-    khats, beyond = [], missed(moved, weighted)
-    for seen, theirs, own, share in (
-        (moved.mean_khat, weighted.mean_khat, weighted.mean_own, beyond[0]),
-        (moved.sd_khat, weighted.sd_khat, weighted.sd_own, beyond[1]),
-    ):
-        room = True if own is None else heavy(own)
-        room = room & ~(share < _MISSED)
-        khats.append(np.where((theirs > _NO_MOMENT) & room, np.maximum(seen, theirs), seen))
-    return dataclasses.replace(moved, mean_khat=khats[0], sd_khat=khats[1])

@@ -1,0 +1,58 @@
+"""Tails: whether moments exist, by weighted draws and by chains that have been there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from qphi.checks.tails import heavy, missed, with_own_tails, with_reach, with_tails
+from qphi.checks.weighted import weighted_moments
+
+
+def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
+    """A few rows of weights without a mean lie around 2: light for a value, though weight times value is not.
+
+    The second value has a tail of shape 1.5, and its estimate a scatter of 0.2: below 0.9 in one of a thousand seeds.
+    """
+    rng = np.random.default_rng(0)
+    rows = 8000
+    values = np.stack([rng.normal(size=rows), rng.uniform(size=rows) ** -1.5], axis=1)
+    weights = np.ones(rows)
+    apart = rng.choice(rows, 60, replace=False)
+    values[apart, 0] = rng.normal(2, 0.3, size=60)
+    weights[apart] += 2 / rng.uniform(size=60)
+    weights /= weights.sum()
+    alone = weighted_moments(values, weights)
+    assert (alone.mean_khat > 0.9).all()
+    told = with_own_tails(alone, values, weights, 1 / np.sum(weights**2))
+    assert told.mean_own is not None
+    assert told.sd_own is not None
+    assert list(heavy(told.mean_own)) == [False, True]
+    assert not heavy(told.sd_own)[0]
+    chains = weighted_moments(rng.normal(size=(2000, 2)), np.full(2000, 1 / 2000))
+    assert (with_tails(chains, alone).mean_khat > 0.9).all()
+    assert list(with_tails(chains, told).mean_khat > 0.9) == [False, True]
+
+
+def test_chains_that_have_been_as_far_as_a_moment_lies_need_no_other_tails():
+    """E x^2 of N(0, 1) has 0.2 beyond 2.15 and 0.03 beyond 3; five of 64 chains of 32 states have been beyond 2.8 (all
+    but once in a million)."""
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(8192, 2)), np.full(8192, 1 / 8192)
+    doubted = dataclasses.replace(weighted_moments(values, weights), mean_khat=np.full(2, 1.5), sd_khat=np.full(2, 1.5))
+    told = with_own_tails(doubted, values, weights, 8192)
+    told = dataclasses.replace(told, mean_own=np.full(2, 0.7), sd_own=np.full(2, 0.7))
+    states = rng.normal(size=(2048, 2))
+    states[:, 1] = np.clip(states[:, 1], -2.15, 2.15)  # these have not been there
+    states[::64, 1] = np.tile([-50.0, 50.0], 16)  # but one of them: for as long as it was run
+    alone = weighted_moments(states, np.full(2048, 1 / 2048), 64)
+    chains = with_reach(alone, states, 64)
+    first, second = missed(chains, told)
+    assert second[0] < 0.08 < 0.15 < second[1] < 0.25
+    assert (first < second).all()
+    assert list(with_tails(chains, told).sd_khat > 0.9) == [False, True]
+    assert np.isnan(missed(alone, told)).all()  # of no chains
+    assert (with_tails(alone, told).sd_khat > 0.9).all()
+    near = dataclasses.replace(chains, reach=np.zeros(2))
+    assert np.isnan(missed(near, told)).all()  # further in than all draws that were kept

@@ -44,6 +44,7 @@ BOUNDS: dict[str, Any] = {
     "IWAE": IWAE,
     "VR-IWAE, alpha 0.5": lambda particles: IWAE(particles, 0.5),
     "DReG": DReG,
+    "DReG, at most 8 carried back": lambda particles: DReG(particles, backward=min(particles, 8)),
     "DReG, alpha 0.5": lambda particles: DReG(particles, 0.5),
 }
 

@@ -20,6 +20,7 @@ from qphi.bounds import IWAE, DReG, FactoredDensity, MonteCarlo, importance_weig
 from qphi.families import AbstractFamily, Categorical, DiagonalGaussian
 
 X, NOISE, KEYS = 1.3, 0.7, 4000
+CHOSEN = [DReG(2, backward=1), DReG(2, 0.5, backward=1), DReG(2, backward=2)]
 QUICK = {"xla_backend_optimization_level": 0}  # these programs take longer to compile than to run
 AT = {
     name: jnp.asarray([value]) for name, value in {"mean": 0.1, "log_scale": -0.3, "slope": 0.9, "prior": 0.2}.items()
@@ -85,7 +86,7 @@ def test_one_particle_is_the_elbo_draw_by_draw():
         np.testing.assert_allclose(estimate.elbo, elbo.elbo, rtol=1e-6)
 
 
-@pytest.mark.parametrize("bound", [IWAE(2), DReG(2), IWAE(2, 0.5), DReG(2, 0.5)], ids=str)
+@pytest.mark.parametrize("bound", [IWAE(2), DReG(2), IWAE(2, 0.5), DReG(2, 0.5), *CHOSEN], ids=str)
 def test_value_and_gradient_are_those_of_the_exact_bound(bound):
     """To the encoder, the decoder and the prior alike; the reported ELBO stays the ELBO."""
     with jax.enable_x64(True):
@@ -143,6 +144,9 @@ def test_what_does_not_exist_is_refused():
             bound(4, alpha)
     with pytest.raises(InputError, match="at least one particle"):
         DReG(0)
+    for backward in (0, 5):
+        with pytest.raises(InputError, match=f"backward={backward} of particles=4: at least one draw"):
+            DReG(4, backward=backward)
     points = Categorical(jnp.zeros((1, 2)))
     for bound in (IWAE(2), DReG(2), MonteCarlo()):
         with pytest.raises(TypeError, match="a discrete q has none that carry a gradient"):

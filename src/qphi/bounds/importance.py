@@ -13,7 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from qphi.bounds.base import AbstractBound, Density, Estimate, Variational
 from qphi.bounds.elbo import log_prior_many, need_pathwise
@@ -60,24 +60,40 @@ class DReG(_ImportanceWeighted):
     p(x, z_k), as for `IWAE`. To those of q, through the draws only: sum_k c_k (d log w_k / d z_k) (d z_k / d phi), with
     c_k = alpha v_k + (1 - alpha) v_k^2. Unbiased for the same bound. One draw sticks the landing.
 
-    Costs one more pass back through p, none forwards. Raises InputError unless 0 <= alpha < 1, TypeError for a discrete
-    q. Sources: Tucker, Lawson, Gu & Maddison (2019), arXiv 1810.04152, eq. 8; arXiv 2210.06226, theorem 2, for alpha.
+    `backward`: how many of the draws are carried back, chosen by v for each datum; fewer cost less and add their own
+    noise, and the gradient stays unbiased (Burda, Grosse & Salakhutdinov 2016, section 3, for one). None carries all.
+
+    Costs one more pass back through p, none forwards. Raises InputError unless 0 <= alpha < 1 and 1 <= backward <=
+    particles, TypeError for a discrete q. Sources: Tucker, Lawson, Gu & Maddison (2019), arXiv 1810.04152, eq. 8; arXiv
+    2210.06226, theorem 2, for alpha.
     """
+
+    backward: int | None = None
+
+    def __check_init__(self):
+        if self.backward is not None and not 1 <= self.backward <= self.particles:
+            raise InputError(
+                f"backward={self.backward} of particles={self.particles}: at least one draw has to be carried back, "
+                "and no more than there are. None carries all."
+            )
 
     def __call__(self, q: Variational, p: Density, key: PRNGKeyArray) -> Estimate:
         need_pathwise(q, self)
         z, log_q = q.sample_and_log_prob_many(key, self.particles, frozen=True)
-        fixed = jax.lax.stop_gradient(z)
-        # the terms of log p at fixed draws carry the gradient to p; their slopes in z, as numbers, that to q
-        terms, pull_back = jax.vjp(lambda z: _terms(p, z), fixed)
-        slope = jax.lax.stop_gradient(pull_back(jax.tree.map(jnp.ones_like, terms))[0])
-        log_p = sum(terms.values())
-        log_weights = log_p - log_q
+        back = _with_slope(p, z) if self.backward is None else None
+        terms = jax.lax.stop_gradient(_terms(p, z)) if back is None else back[0]
+        log_weights = sum(terms.values()) - log_q
         value = jax.lax.stop_gradient(importance_weighted(log_weights, self.alpha))
         v = jax.nn.softmax(jax.lax.stop_gradient((1 - self.alpha) * log_weights), axis=0)
-        c = self.alpha * v + (1 - self.alpha) * v**2
-        through_draws = jnp.sum(slope * (z - fixed), axis=-1) - log_q
-        gradients = jnp.sum(v * log_p + c * through_draws, axis=0)
+        draws, log_q_of_draws, share = z, log_q, v
+        if self.backward is not None:
+            rows = _systematic(jax.random.fold_in(key, 1), v, self.backward)
+            log_q_of_draws, v = (jnp.take_along_axis(values, rows, axis=0) for values in (log_q, v))
+            draws, share = jnp.take_along_axis(z, rows[..., None], axis=0), 1 / self.backward
+        _, log_p, slope = _with_slope(p, draws) if back is None else back
+        through_draws = jnp.sum(slope * (draws - jax.lax.stop_gradient(draws)), axis=-1) - log_q_of_draws
+        c = share * (self.alpha + (1 - self.alpha) * v)
+        gradients = jnp.sum(share * log_p + c * through_draws, axis=0)
         surrogate = value + gradients - jax.lax.stop_gradient(gradients)
         parts = _parts(terms, log_q)
         if isinstance(p, FactoredDensity):  # a weight on the KL wants its gradient through the draws too
@@ -89,6 +105,21 @@ def importance_weighted(log_weights: Float[Array, "particles *data"], alpha: flo
     """1 / (1 - alpha) log (1/K) sum_k w_k^(1 - alpha), nats, for 0 <= alpha < 1."""
     total = jax.nn.logsumexp((1 - alpha) * log_weights, axis=0)
     return (total - math.log(log_weights.shape[0])) / (1 - alpha)
+
+
+def _with_slope(p: Density, z: Float[Array, "particles *data dim"]):
+    """The terms of log p at fixed draws and their sum, which carries the gradient to p, and its slope in z, as
+    numbers, which carries that to q."""
+    terms, pull_back = jax.vjp(lambda z: _terms(p, z), jax.lax.stop_gradient(z))
+    slope = jax.lax.stop_gradient(pull_back(jax.tree.map(jnp.ones_like, terms))[0])
+    return terms, sum(terms.values()), slope
+
+
+def _systematic(key: PRNGKeyArray, v: Float[Array, "particles *data"], count: int) -> Int[Array, "count *data"]:
+    """For each datum the numbers of `count` particles, chosen by v with one uniform number."""
+    ends = jnp.cumsum(v, axis=0)
+    at = (jax.random.uniform(key, v.shape[1:]) + jnp.arange(count).reshape(-1, *[1] * (v.ndim - 1))) / count
+    return jnp.sum(at[:, None] >= ends[None, :-1], axis=1)
 
 
 def _terms(p: Density, z: Float[Array, "particles *data dim"]) -> dict[str, Float[Array, "particles *data"]]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
+from scipy import stats
 
 import qphi
 
@@ -38,6 +39,28 @@ class Known:
 USABLE = ("trusted", "corrected")
 SCALES = 10.0 ** np.arange(-6, 7, 2)
 DELTA = 4 / math.sqrt(17)
+
+
+def long_neck() -> Known:
+    """Group effects under a vague precision: tau ~ Gamma(0.001, 0.001), b_i ~ N(0, 1/tau), y_i ~ N(b_i, 0.3^2), as x =
+    (tau, exp b). One row in a hundred has a tau forty times its median, where all b are close together: few steps lead
+    in there, and the sd of tau is made of these rows. Moments by quadrature over tau."""
+    noise, y = 0.3, 0.45 * stats.norm.ppf((np.arange(20) + 0.5) / 20)
+
+    def log_density(x):
+        tau, b = x[0], jnp.log(x[1:])
+        prior = normal(b, 0.0, tau**-0.5) + 10 * jnp.log(tau) - 0.999 * jnp.log(tau) - 0.001 * tau
+        return prior + normal(y, b, noise) - jnp.sum(b)
+
+    tau = np.exp(np.linspace(-8, 14, 8001))
+    total = 1 / tau + noise**2
+    log_weight = 0.001 * np.log(tau) - 0.001 * tau - 0.5 * np.sum(y[:, None] ** 2 / total + np.log(total), axis=0)
+    weight = np.exp(log_weight - log_weight.max()) / np.sum(np.exp(log_weight - log_weight.max()))
+    mean_b, var_b = y[:, None] / (tau * total), noise**2 / (tau * total)
+    first = np.concatenate([[weight @ tau], np.exp(mean_b + var_b / 2) @ weight])
+    second = np.concatenate([[weight @ tau**2], np.exp(2 * mean_b + 2 * var_b) @ weight])
+    return Known(log_density, 21, first, np.sqrt(second - first**2), (*USABLE, "unreliable"), constraints.positive)
+
 
 RIGHT = {
     "standard": Known(normal, 3, log_evidence=1.5 * math.log(2 * math.pi)),
@@ -107,6 +130,7 @@ HARD = {
         lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2, 0.0, math.sqrt((125 + 15 * 0.01) / 5 / 2),
         (*USABLE, "unreliable"), log_evidence=math.log((2 * math.pi) ** 1.5 * 0.1 * 5),
     ),
+    "long neck": long_neck(),
 }  # fmt: skip
 
 DOUBTFUL = {

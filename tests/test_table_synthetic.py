@@ -177,3 +177,17 @@ def test_the_shell_judges_synthetic_rows(fitted, tmp_path, capsys):
     ):
         assert main(["evaluate", run, *arguments]) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_gaps_of_the_real_rows_alone_are_no_fault_of_the_synthetic_ones():
+    real = rows()
+    gone = np.random.default_rng(2).random(400) < 0.4
+    real["a"] = np.where(gone, np.nan, real["a"])
+    real["c"] = np.where(gone, None, real["c"])
+    found = judged(rows(seed=1), real)
+    assert found.columns["c"] > 0.9
+    assert found.pairs["a", "c"] > 0.85
+    assert found.detection < 0.65
+    gapless = {name: cells.copy() for name, cells in rows(seed=1).items()}
+    gapless["c"][0], gapless["a"][0] = None, np.nan  # rows with gaps of their own are judged by these
+    assert judged(gapless, real).columns["c"] < 0.7

@@ -477,3 +477,44 @@ def test_sparse_matrices_in_and_out_a_piece_at_a_time(monkeypatch):
         model.transform(sparse[:, :3])
     with pytest.raises(InputError, match=r"sparse, 100000 x 100000; .*TruncatedSVD"):
         TableVAE().fit(scipy.sparse.csr_array((100_000, 100_000)))
+
+
+def test_samples_follow_the_weights_of_rows():
+    """Half of the rows have nine times the weight of the others: nine in ten of 2,000 samples are like them, give or
+    take what a fit of 500 rows misses by; without weights it would be five."""
+    rng = np.random.default_rng(0)
+    first = rng.random(500) < 0.5
+    x = {"g": np.where(first, "a", "b").astype(object), "x": rng.normal(size=500) + 4 * first}
+    weights = np.where(first, 9.0, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = qphi.TableVAE(random_state=0, max_epochs=20).fit(x, sample_weight=weights)
+    new = model.sample(2000)
+    assert np.mean(new["g"] == "a") == pytest.approx(0.9, abs=0.06)
+    assert np.mean(new["x"]) == pytest.approx(np.average(x["x"], weights=weights), abs=0.3)
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_whole_numbers_beyond_the_exact_ones_stay(library):
+    made = pytest.importorskip(library)
+    rng = np.random.default_rng(0)
+    big = [2**60 + int(i) for i in rng.integers(0, 1000, size=60)]
+    columns = {"u": rng.normal(size=60).tolist(), "big": [None, *big[1:]], "full": [b + 1 for b in big]}
+    frame = made.DataFrame(columns) if library == "polars" else made.table(columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        filled = qphi.TableVAE(random_state=0, max_epochs=2).fit(frame).impute(frame)
+    lists = filled.to_dict(as_series=False) if library == "polars" else filled.to_pydict()
+    assert lists["full"] == columns["full"]
+    assert lists["big"][1:] == columns["big"][1:]
+    assert lists["big"][0] is not None
+
+
+def test_reconstructions_keep_the_index_of_their_frame():
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(rng.normal(size=(40, 2)), columns=["a", "b"], index=np.arange(40) + 500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = qphi.TableVAE(**QUICK).fit(frame)
+    assert model.reconstruct(frame).index.equals(frame.index)

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from qphi.checks.tails import heavy, missed, with_own_tails, with_reach, with_tails
-from qphi.checks.weighted import weighted_moments
+from qphi.checks.tails import heavy, missed, with_ease, with_own_tails, with_reach, with_tails
+from qphi.checks.weighted import believable, noisy, weighted_moments
 
 
 def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
@@ -56,3 +56,28 @@ def test_chains_that_have_been_as_far_as_a_moment_lies_need_no_other_tails():
     assert (with_tails(alone, told).sd_khat > 0.9).all()
     near = dataclasses.replace(chains, reach=np.zeros(2))
     assert np.isnan(missed(near, told)).all()  # further in than all draws that were kept
+
+
+def test_chains_that_hardly_move_where_a_moment_lies_do_not_know_it():
+    """Forty of 4,000 states, thirty times as far out as the others, have nine tenths of a variance and a quarter of
+    the mean distance: trajectories there are accepted once in ten times."""
+    rng = np.random.default_rng(0)
+    values, even = rng.normal(size=(4000, 3)), np.full(4000, 1 / 4000)
+    values[:40, 1] *= 30
+    values[:, 2] = 1.0
+    chances = np.full(4000, 0.85)
+    plain = weighted_moments(values, even)
+    easy = with_ease(plain, values, chances)
+    assert np.array_equal(easy.sd_error, plain.sd_error, equal_nan=True)
+    chances[:40] = 0.1
+    known = with_ease(plain, values, chances)
+    assert list(np.isposinf(known.sd_error)) == [False, True, False]
+    assert not np.isposinf(known.mean_error).any()
+    assert np.isfinite(plain.sd_error[1])  # nothing of the one before was changed
+    light = dataclasses.replace(known, mean_khat=np.zeros(3), sd_khat=np.zeros(3))  # so that no tail speaks against it
+    assert [list(ok) for ok in believable(light)] == [[True, True, True], [True, False, True]]
+    assert not noisy(light)  # more of the same would not help
+    assert noisy(dataclasses.replace(light, sd_error=np.full(3, 9.0)))
+    chances[:40] = 0.0
+    values[:40, 1] *= 30
+    assert np.isposinf(with_ease(weighted_moments(values, even), values, chances).mean_error[1])

@@ -60,8 +60,8 @@ class Ensemble:
         """Where the chains are, unconstrained."""
         return self._transport(self.u)
 
-    def move(self, oracle: AbstractOracle, random: np.random.Generator) -> None:
-        """One trajectory of every chain, accepted or refused one by one."""
+    def move(self, oracle: AbstractOracle, random: np.random.Generator) -> Float[np.ndarray, " chains"]:
+        """One trajectory of every chain, accepted or refused one by one; with what chances it was accepted."""
         step = math.exp(self.log_step + random.uniform(math.log(0.3), 0))
         leaps = int(np.clip(math.ceil(random.uniform(0.5, 2.0) / step), 1, _MOST_LEAPS))
         p = random.standard_normal(self.u.shape)
@@ -81,10 +81,12 @@ class Ensemble:
         log_ratio = np.where(np.isfinite(log_ratio), log_ratio, -np.inf)
         taken = np.log(random.uniform(size=len(u))) < log_ratio
         self.u = np.where(taken[:, None], u, self.u)
-        self.accepted = float(np.mean(np.exp(np.minimum(0.0, log_ratio))))
+        chances = np.exp(np.minimum(0.0, log_ratio))
+        self.accepted = float(np.mean(chances))
         moved = self.log_step + self.rate * (self.accepted - _ACCEPT)
         self.log_step = float(np.clip(moved, math.log(_SHORTEST_STEP), math.log(_LONGEST_STEP)))
         self.moves += 1
+        return chances
 
     def halve(self) -> None:
         """Go on with every other chain."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from qphi.checks.chains import Ensemble, worst_rhat
-from qphi.checks.tails import with_reach, with_tails
+from qphi.checks.tails import with_ease, with_reach, with_tails
 from qphi.checks.weighted import Moments, flattened, noisy, weighted_moments
 from qphi.noise import systematic
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
@@ -85,17 +85,17 @@ def settle(
             return None
     ensemble.rate = 0.0
     states: list[np.ndarray] = []
+    chances: list[np.ndarray] = []  # of the trajectories between states
     before: list[Moments] = []
     # a Gaussian turned by a random angle has forgotten more, and the worst of many columns needs longer chains
     wanted, thin = (3 * _FIRST_STATES // 2, _THIN // 2) if many else (_FIRST_STATES, _THIN)
     most_states = max(_FIRST_STATES, _NUMBERS // (chains * oracle.dim))
     while True:
         while len(states) < wanted and time.monotonic() <= deadline:
-            for _ in range(thin):
-                ensemble.move(oracle, random)
+            chances.append(np.mean([ensemble.move(oracle, random) for _ in range(thin)], axis=0))
             states.append(ensemble.z)
             if len(states) > most_states:  # every other one, twice as far apart
-                states, thin, wanted = states[1::2], 2 * thin, wanted // 2
+                states, chances, thin, wanted = states[1::2], chances[1::2], 2 * thin, wanted // 2
         if len(states) < _FEWEST_STATES:
             return None
         late = np.array(states[len(states) // 2 :])
@@ -104,6 +104,7 @@ def settle(
         columns, count = flattened(values), late.shape[1]
         rhat, drift = _measured(columns.reshape(*late.shape[:2], -1), part_of)
         moments = with_reach(weighted_moments(columns, np.full(len(rows), 1 / len(rows)), count), columns, count)
+        moments = with_ease(moments, columns, np.concatenate(chances[len(states) // 2 :]))
         for others in before:
             moments = with_tails(moments, others)
         counted = (len(part_of), ensemble.moves, ensemble.accepted)
@@ -117,6 +118,7 @@ def settle(
                 return found
         elif _can_halve(part_of, fewest):
             start, part_of, states = start[::2], part_of[::2], [state[::2] for state in states]
+            chances = [chance[::2] for chance in chances]
             ensemble.halve()
             before.append(moments)  # fewer chains have seen less of the tails
         wanted = 2 * len(states)

@@ -62,7 +62,7 @@ class Moments:
     Each k is estimated from `tail` numbers. `mean_own`, `sd_own`: that of the values themselves, unweighted
     (`with_own_tails`); None where that was not asked. `far`: distances from the mean of the furthest draws, in falling
     order, with the shares of E|h - mean| and of E(h - mean)^2 that lie at each and beyond. `reach`: a distance that
-    five chains or more have been at (`with_reach`).
+    five chains or more have been at (`with_reach`). An infinite error: nobody knows (`with_ease`).
     """
 
     mean: Float[np.ndarray, " columns"]
@@ -194,7 +194,8 @@ def believable(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarra
 
 
 def noisy(m: Moments) -> bool:
-    """Whether more draws would help: an error is too large, and not because of a tail."""
+    """Whether more draws would help: an error is too large, but finite, and not because of a tail."""
     mean_ok, sd_ok = believable(m)
     tame = (m.mean_khat < m.highest_khat, m.sd_khat < m.highest_khat)
+    tame = [t & ~np.isposinf(error) for t, error in zip(tame, (m.mean_error, m.sd_error), strict=True)]
     return bool(np.any(~mean_ok & tame[0]) or np.any(~sd_ok & tame[1]))

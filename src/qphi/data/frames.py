@@ -341,8 +341,8 @@ def _to_arrow(table: Table) -> Any:
 
     arrays = {}
     for key, values in _to_lists(table).items():
-        array = pyarrow.array(values)
         name = table.dtypes[key]
+        array = pyarrow.array(values, pyarrow.uint64() if name == "uint64" else None)
         if name.startswith(("int", "uint", "float", "double", "bool", "date", "timestamp[", "string", "large_string")):
             wanted = {"double": "float64", "float": "float32", "halffloat": "float16"}.get(name, name)
             unit = "date32" if name.startswith("date32") else "date64" if name.startswith("date64") else wanted

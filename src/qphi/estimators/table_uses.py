@@ -64,7 +64,13 @@ class TableUses:
 
     def reconstruct(self, X: Any) -> Any:
         """Each row as its posterior mean decodes; gaps come out filled."""
-        return filling.joined([self.inverse_transform(self.transform(piece)) for piece in in_pieces(X)])
+        return filling.joined([self._reconstructed(piece) for piece in in_pieces(X)])
+
+    def _reconstructed(self, X: Any) -> Any:
+        table, encoded = self._seen(X)
+        means, _ = encode_rows(self._fitted(), encoded.x)
+        made = self.codec_.inverse_transform(decoded_modes(self._fitted(), means))
+        return to_container(dataclasses.replace(made, index=table.index))
 
     def interpolate(self, a: Any, b: Any, steps: int = 9) -> Any:
         """Decodes of a straight line between the posterior means of two tables of one row each."""
@@ -217,7 +223,8 @@ class TableUses:
         """How odd each row is: minus the log of the share of the fit's rows that are as odd, nats; deterministic.
 
         Odd as a whole, by -log p(x_obs), or by its cells one by one, whichever is rarer (`tables.anomalies.Typical`);
-        the same whatever the units of the columns. 0 is as ordinary as can be; log(number of rows) odder than all.
+        the same whatever the units of the columns. 0 is as ordinary as can be; log(number of rows) odder than
+        all of them, and more the odder still.
         """
         return np.concatenate([self._oddness(self._scored(piece)) for piece in in_pieces(X)])
 

@@ -26,6 +26,7 @@ from qphi.estimators.options import check_budgets, positive, seed_of
 from qphi.estimators.table_uses import TableUses
 from qphi.families import StandardNormal
 from qphi.loop import Progress, Result
+from qphi.noise import systematic
 from qphi.tables import anomalies
 from qphi.tables.build import TableArchitecture, build, choose, linear_start
 from qphi.tables.rows import Shape
@@ -157,7 +158,9 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             history=None if checkpoint is None else checkpoint.history,
             seconds_before=0.0 if checkpoint is None else checkpoint.seconds,
         )
-        self._keep(training, result, architecture, [encoded.x[rows] for rows in split], weights[split[1]])
+        self._keep(
+            training, result, architecture, [encoded.x[rows] for rows in split], [weights[rows] for rows in split]
+        )
         self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
         if folder is not None:
             table_store.write_table_model(folder, self)
@@ -196,7 +199,9 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         steps = max(1, round(epochs * training.steps_per_epoch))
         training = dataclasses.replace(training, check_every=steps)
         result = training.drive(run, max_epochs=(int(run.step) + steps) / training.steps_per_epoch)
-        self._keep(training, result, architecture, [encoded.x[rows] for rows in split], weights[split[1]])
+        self._keep(
+            training, result, architecture, [encoded.x[rows] for rows in split], [weights[rows] for rows in split]
+        )
         self._last_run = result.run
         if not begun:
             self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
@@ -227,8 +232,9 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         keys = jax.random.split(jax.random.key(self.seed_, impl="threefry2x32"), 3)
         train, held_out = hold_out(len(x), keys[0])
         if model is None:
-            linear = linear_start(x[train], architecture, np.random.default_rng(self.seed_))
-            gaps = np.isnan(x[train, :, 0]).mean(axis=0) if architecture.not_at_random else None
+            even = _even(x[train], weights[train], self.seed_)
+            linear = linear_start(even, architecture, np.random.default_rng(self.seed_))
+            gaps = np.isnan(even[:, :, 0]).mean(axis=0) if architecture.not_at_random else None
             start = eqx.filter_jit(build)(architecture, linear, keys[1], gaps)
         else:  # a fitted prior is not one to train with, see `WhitenedMixture`
             start = eqx.tree_at(lambda m: m.prior, model, StandardNormal(architecture.latent_dim))
@@ -244,16 +250,17 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         result: Result,
         architecture: TableArchitecture,
         split: list[np.ndarray],
-        weights: Float[np.ndarray, " rows"],  # of the held-out rows
+        weights: list[np.ndarray],  # of both parts of the split
     ) -> None:
-        self.model_, components = fit_prior(training.whole(result.answer), split[0], split[1], self.seed_)
+        train, judged = (_even(x, w, self.seed_) for x, w in zip(split, weights, strict=True))
+        self.model_, components = fit_prior(training.whole(result.answer), train, judged, self.seed_)
         self.architecture_ = architecture.with_components(components)
         self.status_, self.status_text_ = result.status, result.reason
         self.seconds_, self.n_iter_ = result.seconds, int(result.run.step)
         self.history_ = {name: [float(v) for v in values] for name, values in result.history.items()}
         self._n_features_out = architecture.latent_dim
         # fewer than 20 rows are all training rows; rows of weight 0 are not the fit's
-        self._unseen = split[1][weights > 0] if len(split[1]) < len(split[0]) else None
+        self._unseen = split[1][weights[1] > 0] if len(split[1]) < len(split[0]) else None
 
     def _check_parameters(self) -> None:
         for name in ("latent_dim", "particles"):
@@ -308,3 +315,12 @@ def _weights(sample_weight: Any, rows: int) -> Float[np.ndarray, " rows"]:
     if not weights.sum():
         raise InputError("sample_weight: all weights are zero. Give at least one row a weight above 0.")
     return weights / weights.mean()
+
+
+def _even(
+    x: Float[np.ndarray, "rows columns 3"], weights: Float[np.ndarray, " rows"], seed: int
+) -> Float[np.ndarray, "rows columns 3"]:
+    """As many rows, each as often as its weight says, for what knows of no weights; x itself where all are equal."""
+    if not np.ptp(weights) or not weights.any():
+        return x
+    return x[np.sort(systematic(np.random.default_rng(seed), weights, len(x)))]

@@ -157,11 +157,24 @@ def joined(parts: Sequence[Any]) -> Any:
 
 
 def give_back(table: Table, original: Any) -> Any:
-    """The filled table in its container; a pandas frame keeps its very columns where nothing was missing."""
-    if table.container != "pandas":
-        return to_container(table)
-    made, new = original.copy(), to_container(table)
-    for position, label in enumerate(original.columns):
-        if original.iloc[:, position].isna().any():
-            made.isetitem(position, new[str(label)])
-    return made
+    """The filled table in its container. A frame keeps its very cells where nothing was missing: whole numbers beyond
+    2^53 too, which the model sees rounded."""
+    new = to_container(table)
+    if table.container == "pandas":
+        made = original.copy()
+        for position, label in enumerate(original.columns):
+            if original.iloc[:, position].isna().any():
+                made.isetitem(position, new[str(label)])
+        return made
+    if table.container == "polars":
+        whole = [c for c in original.columns if original[c].dtype.is_integer() and new[c].dtype == original[c].dtype]
+        return new.with_columns(original[c].zip_with(original[c].is_not_null(), new[c]) for c in whole)
+    if table.container == "pyarrow":
+        from pyarrow import compute  # pyright: ignore[reportMissingImports]
+
+        for position, name in enumerate(new.column_names):
+            kind = str(new.schema.field(name).type)
+            if kind.startswith(("int", "uint")) and kind == str(original.schema.field(name).type):
+                parts = [original[name].is_valid(), original[name], new[name]]
+                new = new.set_column(position, name, compute.call_function("if_else", parts))
+    return new

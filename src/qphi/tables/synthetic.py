@@ -98,10 +98,15 @@ class Fidelity:
 def fidelity(codec: TableCodec, real: Table, synthetic: Table, fresh: Table | None = None, seed: int = 0) -> Fidelity:
     """Compare synthetic rows with the real rows of the fit, and with `fresh` real rows that the fit has not seen.
 
+    Synthetic columns without gaps get gaps where randomly chosen real rows have theirs.
+
     Sources: SDMetrics' definitions of KSComplement, TVComplement, CorrelationSimilarity and ContingencySimilarity.
     """
     rng = np.random.default_rng(seed)
     a, b = (np.stack([codec.numbers(name, table) for name in codec.names], axis=1) for table in (real, synthetic))
+    # a model makes whole rows: columns without any gap get those of real rows, or gaps would be all that is judged
+    whole = ~np.isnan(b).any(axis=0)
+    b[np.isnan(a)[rng.integers(len(a), size=len(b))] & whole] = np.nan
     numeric = [c.kind in NUMERIC for c in codec.schema.modelled]
     names = codec.names
     columns = {

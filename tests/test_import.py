@@ -35,6 +35,7 @@ estimators
 inference
 calibration report
 cli
+__main__
 """
 RANK = {room: rank for rank, line in enumerate(ORDER.split("\n")) for room in line.split()}
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from qphi import InputError, TableVAE
 from qphi.cli.main import main
 from qphi.data import table_files
 from qphi.data.codec import fit_codec
-from qphi.data.frames import Table
+from qphi.data.frames import Table, read_table
 from qphi.data.schema import find_schema
 from qphi.data.table_files import choose_rows, is_table_file, read_table_file, table_pieces, table_writer
 
@@ -213,3 +214,22 @@ def test_a_large_file_is_fitted_by_a_choice_of_its_rows(tmp_path, monkeypatch, s
     np.testing.assert_array_equal(everything.columns["x"], number)
     assert everything.dtypes == read_table_file(path).dtypes
     assert count == 5000
+
+
+def test_true_and_false_are_the_same_in_text_and_in_a_file_with_types(tmp_path):
+    rng = np.random.default_rng(0)
+    told = rng.random(60) < 0.5
+    text = {"u": rng.normal(size=60), "vip": np.where(told, "True", "False").astype(object)}
+    typed = {**text, "vip": told.astype(object)}
+    for first, second in ((text, typed), (typed, text)):
+        codec = fit_codec(read_table(first))
+        path = tmp_path / "rows.csv"
+        path.write_text("u,vip\n" + "".join(f"{u},{v}\n" for u, v in zip(*second.values(), strict=True)))
+        expected = codec.transform(read_table(first)).x
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if second is typed:
+                np.testing.assert_array_equal(codec.transform(read_table(second)).x, expected)
+            np.testing.assert_allclose(
+                codec.transform(next(iter(table_pieces(path, codec.schema)))).x, expected, rtol=1e-6
+            )

@@ -223,9 +223,10 @@ def score(
     rows = 0
     with table_writer(path) as write, error_console().status("scoring ..."):
         for piece in table_pieces(table, model.schema_):
-            scores = model.score_table(piece, top=top)
+            scores = model.score_rows(piece, top=top)
             number = np.arange(rows, rows + piece.rows, dtype=float)
-            write(Table({"row": number, **scores.columns}, "csv", {"row": "int64", **scores.dtypes}))
+            dtypes = {"row": "int64", "log_p": "float64", "anomaly_score": "float64", "because_of": "str"}
+            write(Table({"row": number, **scores.columns}, "csv", dtypes))
             rows += piece.rows
     say(f"{rows} rows scored in {path}")
 

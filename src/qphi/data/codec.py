@@ -222,12 +222,16 @@ def fit_codec(table: Table, kinds: Mapping[str, str] | str | Path | None = None)
 def _codes(column: Column, cells: np.ndarray) -> np.ndarray:
     """Level numbers, -1 for gaps; unseen levels become gaps with a warning."""
     place = {level: i for i, level in enumerate(column.levels)}
+    for told in (True, False):  # a file of text writes them out, one with types does not
+        for spelled in (str(told), str(told).lower(), str(told).upper()):
+            if spelled in place:
+                place.setdefault(told, place[spelled])
     seen = seen_cells(cells)
     codes = np.full(len(cells), -1)
     codes[seen] = [place.get(v, -1) for v in cells[seen].tolist()]
     unseen = np.flatnonzero(seen & (codes < 0))
     if len(unseen):
-        value = cells[unseen[0]]
+        value = cells[unseen[0] : unseen[0] + 1].tolist()[0]
         if not isinstance(column.levels[0], str) and isinstance(value, str):
             raise InputError(_wrong_type(column, cells, "a number"))
         warnings.warn(

@@ -144,6 +144,16 @@ def to_container(table: Table) -> Any:
         ) from None
 
 
+def of_columns(columns: dict[str, np.ndarray], like: Table) -> Table:
+    """New columns of numbers and text, for the rows of a table and in its container: of an array's, a dictionary."""
+    number, text = {"polars": ("Float64", "String"), "pyarrow": ("double", "string")}.get(
+        like.container, ("float64", "object")
+    )
+    container = like.container if like.named else "dict"
+    dtypes = {name: number if cells.dtype.kind == "f" else text for name, cells in columns.items()}
+    return Table(columns, container, dtypes, index=like.index)
+
+
 def as_cells(values: Any) -> np.ndarray:
     """One column as a Table holds it: float64, datetime64[ns] or objects, gaps NaN, NaT or None."""
     values = np.asarray(values)
@@ -330,7 +340,7 @@ def _to_polars(table: Table) -> Any:
             series = series.cast(polars.Datetime(told), strict=False)
             if zone:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone[1])
-        elif dtype is not None and name not in ("Null", "Decimal"):
+        elif dtype is not None and name not in ("Null", "Decimal", "List", "Array", "Struct", "Object"):
             series = series.cast(dtype, strict=False)
         made.append(series)
     return polars.DataFrame(made)

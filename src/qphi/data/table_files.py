@@ -31,6 +31,7 @@ AMOUNT = re.compile(r"[-+(]?[$€£¥]? ?[-+]?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d
 ROWS = 20_000  # of a piece
 MOST_CELLS = 10_000_000  # that `choose_rows` keeps: under 2 GB with what a model sees of them
 FEWEST_KEPT = 10_000  # rows, however many columns
+_TOLD = {"true": True, "false": False}  # how text says what a file with types says
 
 
 def is_table_file(path: str | Path) -> bool:
@@ -250,6 +251,10 @@ def _from_text(piece: _Piece, schema: Schema | None, path: Path) -> Table:
             numeric = column.kind in NUMERIC if not column.levels else bool(levels)
             if column.kind == "date":
                 columns[name] = _dates(cells, name, piece.line, path)
+            elif levels and all(isinstance(level, bool) for level in levels):
+                columns[name] = _labels(cells)
+                told = [_TOLD.get(str(cell).lower(), cell) for cell in columns[name]]
+                columns[name][:] = told
             elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
                 columns[name] = _numbers(points, name, piece.line, path)
             else:

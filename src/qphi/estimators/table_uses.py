@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.latent import interpolate_between
 from qphi.autoencoders.model import LatentVariableModel
+from qphi.data import frames
 from qphi.data.codec import Encoded, TableCodec
 from qphi.data.frames import Table, in_pieces, read_table, to_container
 from qphi.errors import InputError
@@ -269,16 +270,23 @@ class TableUses:
         """For each row the `top` columns that make it odd, with their nats: -log p(x_j | other cells)."""
         return [row for piece in in_pieces(X) for row in self._reasons(self._scored(piece), top)]
 
-    def score_table(self, X: Any, *, top: int = 3) -> Table:
-        """`score_samples`, `anomaly_score` and `explain` of each row side by side, at the cost of one of them."""
-        scored = self._scored(X)
+    def score_table(self, X: Any, *, top: int = 3) -> Any:
+        """`score_samples`, `anomaly_score` and `explain` of each row side by side, at the cost of one of them.
+
+        A frame of the library of X, with its index; a dictionary of columns where X is an array or a dictionary.
+        """
+        return to_container(self.score_rows(read_table(X), top=top))
+
+    def score_rows(self, table: Table, *, top: int = 3) -> Table:
+        """`score_table` as a `qphi.data.frames.Table`."""
+        scored = self._scored(table)
         reasons = [", ".join(f"{name} ({nats:.1f})" for name, nats in row) for row in self._reasons(scored, top)]
         columns = {
             "log_p": scored.log_p,
             "anomaly_score": self._oddness(scored),
             "because_of": np.array(reasons, object),
         }
-        return Table(columns, "csv", {"log_p": "float64", "anomaly_score": "float64", "because_of": "str"})
+        return frames.of_columns(columns, table)
 
     def _scored(self, X: Any, particles: int = PARTICLES) -> _Scored:
         positive(particles, "particles")

@@ -290,7 +290,8 @@ def _write_tables(rows: list[dict[str, Any]], asked: argparse.Namespace) -> None
     only = "".join(f' --mechanism "{name}"' for name in asked.mechanism or [])
     parts.append(
         f"{count} tables of at most {asked.rows:,} rows, {seeds} seed(s); ranks are of tables and both errors, "
-        f"± standard error; seconds are those of the machine as it was: `python benchmarks/tables_imputation.py{only}`."
+        f"± standard error; seconds are those of the machine as it was: "
+        f"`python benchmarks/tables_imputation.py --seeds {seeds}{only}`."
     )
     write_between("tables", "\n\n".join(parts), "imputation")
 

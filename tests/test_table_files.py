@@ -233,3 +233,17 @@ def test_true_and_false_are_the_same_in_text_and_in_a_file_with_types(tmp_path):
             np.testing.assert_allclose(
                 codec.transform(next(iter(table_pieces(path, codec.schema)))).x, expected, rtol=1e-6
             )
+
+
+def test_gaps_among_typed_truths_are_filled_with_truths_by_a_fit_of_text(tmp_path):
+    rng = np.random.default_rng(0)
+    told = rng.random(60) < 0.5
+    text = {"u": rng.normal(size=60), "vip": np.where(told, "True", "False").astype(object)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = TableVAE(hidden=(8,), max_epochs=2, random_state=0).fit(text)
+    typed = told.astype(object)
+    typed[::7] = None
+    filled = model.impute({**text, "vip": typed})["vip"]
+    assert {type(v) for v in filled.tolist()} == {bool}
+    assert (filled[typed != None] == typed[typed != None]).all()  # noqa: E711

@@ -13,7 +13,17 @@ import numpy as np
 from jaxtyping import Float
 
 from qphi.data.frames import Table
-from qphi.data.schema import LEFT_OUT, MOST_LEVELS, NUMERIC, Column, Schema, find_schema, seen_cells
+from qphi.data.schema import (
+    LEFT_OUT,
+    MOST_LEVELS,
+    NUMERIC,
+    Column,
+    Schema,
+    are_truths,
+    as_truths,
+    find_schema,
+    seen_cells,
+)
 from qphi.data.scores import NormalScores, fit_scores
 from qphi.errors import InputError
 
@@ -222,10 +232,8 @@ def fit_codec(table: Table, kinds: Mapping[str, str] | str | Path | None = None)
 def _codes(column: Column, cells: np.ndarray) -> np.ndarray:
     """Level numbers, -1 for gaps; unseen levels become gaps with a warning."""
     place = {level: i for i, level in enumerate(column.levels)}
-    for told in (True, False):  # a file of text writes them out, one with types does not
-        for spelled in (str(told), str(told).lower(), str(told).upper()):
-            if spelled in place:
-                place.setdefault(told, place[spelled])
+    if are_truths(cells):  # the fit may have read them as text
+        place |= dict(zip(as_truths(np.array(column.levels, object)).tolist(), range(len(column.levels)), strict=True))
     seen = seen_cells(cells)
     codes = np.full(len(cells), -1)
     codes[seen] = [place.get(v, -1) for v in cells[seen].tolist()]

@@ -19,6 +19,7 @@ __all__ = ["KINDS", "Column", "Schema", "find_schema", "read_kinds"]
 KINDS = ("real", "positive", "bounded", "count", "ordinal", "categorical", "binary", "date", "id", "text", "constant")
 NUMERIC = ("real", "positive", "bounded", "count", "ordinal", "date")
 LEFT_OUT = ("id", "text", "constant")
+TRUTHS = {"true": True, "false": False}  # how text says what a file with types says
 LABELS = (str, bool, int, float, np.generic)  # what a cell of a categorical column can be
 MOST_LEVELS = 100  # of a categorical column; the rarer ones are pooled
 FEW = 12  # different whole numbers up to which a column is ordinal
@@ -231,6 +232,19 @@ def _kind_of_numbers(numbers: np.ndarray, different: list) -> str:
     scaled = numbers / np.abs(numbers).max()  # neither 1e300 nor 1e-300 has a cube
     skewness = np.mean((scaled - scaled.mean()) ** 3) / max(float(np.std(scaled)) ** 3, 1e-300)
     return "positive" if numbers.min() > 0 and skewness > SKEWED else "real"
+
+
+def are_truths(cells: np.ndarray) -> bool:
+    """Whether all cells that are no gaps, and there are some, are True or False."""
+    seen = cells[seen_cells(cells)].tolist()
+    return bool(seen) and all(isinstance(v, (bool, np.bool_)) for v in seen)
+
+
+def as_truths(cells: np.ndarray) -> np.ndarray:
+    """True and False for text that says so; all else as it is."""
+    told = np.empty(len(cells), object)
+    told[:] = [TRUTHS.get(v.lower(), v) if isinstance(v, str) else v for v in cells.tolist()]
+    return told
 
 
 def seen_cells(cells: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qphi.data.frames import Table, as_dates, read_table, to_container
-from qphi.data.schema import FEW, NUMERIC, Schema
+from qphi.data.schema import FEW, NUMERIC, Schema, as_truths
 from qphi.errors import InputError
 from qphi.files import atomic_write
 
@@ -31,7 +31,6 @@ AMOUNT = re.compile(r"[-+(]?[$€£¥]? ?[-+]?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d
 ROWS = 20_000  # of a piece
 MOST_CELLS = 10_000_000  # that `choose_rows` keeps: under 2 GB with what a model sees of them
 FEWEST_KEPT = 10_000  # rows, however many columns
-_TOLD = {"true": True, "false": False}  # how text says what a file with types says
 
 
 def is_table_file(path: str | Path) -> bool:
@@ -252,9 +251,7 @@ def _from_text(piece: _Piece, schema: Schema | None, path: Path) -> Table:
             if column.kind == "date":
                 columns[name] = _dates(cells, name, piece.line, path)
             elif levels and all(isinstance(level, bool) for level in levels):
-                columns[name] = _labels(cells)
-                told = [_TOLD.get(str(cell).lower(), cell) for cell in columns[name]]
-                columns[name][:] = told
+                columns[name] = as_truths(_labels(cells))
             elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
                 columns[name] = _numbers(points, name, piece.line, path)
             else:

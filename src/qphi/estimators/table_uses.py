@@ -12,9 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from qphi.autoencoders.latent import interpolate_between
 from qphi.autoencoders.model import LatentVariableModel
-from qphi.data import frames
 from qphi.data.codec import Encoded, TableCodec
-from qphi.data.frames import Table, in_pieces, read_table, to_container
+from qphi.data.frames import Table, in_pieces, of_columns, read_table, to_container
 from qphi.errors import InputError
 from qphi.estimators.options import positive
 from qphi.tables import anomalies, filling
@@ -286,7 +285,7 @@ class TableUses:
             "anomaly_score": self._oddness(scored),
             "because_of": np.array(reasons, object),
         }
-        return frames.of_columns(columns, table)
+        return of_columns(columns, table)
 
     def _scored(self, X: Any, particles: int = PARTICLES) -> _Scored:
         positive(particles, "particles")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
-from qphi.data.schema import NUMERIC, seen_cells
+from qphi.data.schema import NUMERIC, are_truths, as_truths, seen_cells
 from qphi.errors import InputError
 from qphi.tables.widths import Widths, interval
 
@@ -47,6 +47,8 @@ def filled(
         if not gaps.any():
             continue
         made = codec.cells(column.name, values[gaps, j])
+        if are_truths(cells):
+            made = as_truths(made)
         new = cells.copy()
         new[rows[gaps]] = made.astype(object) if cells.dtype.kind == "O" else made
         columns[column.name] = new

@@ -104,7 +104,7 @@ class Case:
         ends = model.impute_intervals(x)
         counted = [np.zeros(0, bool)]
         for j, name in enumerate(self.codec.names):
-            if name in ends and ends[name][0].dtype.kind == "f":
+            if name in ends and self.codec.schema[name].kind not in ("ordinal", "date"):
                 (low, high), value, gap = ends[name], self.truth[:, j], self.scored[:, j]
                 counted.append(((low <= value) & (value <= high))[gap])
         inside = np.concatenate(counted)

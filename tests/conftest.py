@@ -42,3 +42,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(saved: Path, tmp_path: Path) -> Path:
     """A copy of `saved`, to damage."""
     return Path(shutil.copytree(saved, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def fitted_table() -> Any:
+    """A fit of the small table."""
+    from qphi import TableVAE
+    from small_table import QUICK, quiet, table
+
+    return quiet(TableVAE(particles=2, **QUICK), table())

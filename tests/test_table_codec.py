@@ -291,3 +291,38 @@ def test_numbers_without_a_square_or_cube_are_numbers(size):
         )
     assert found[0][0] == found[1][0]
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-6)
+
+
+def test_pooled_levels_share_what_their_pool_has():
+    rng = np.random.default_rng(0)
+    levels = np.array([f"l{k}" for k in range(150)], object)
+    cells = np.concatenate([np.repeat(levels, 2), rng.choice(levels[:50], 3000)])
+    codec = fit_codec(read_table({"city": cells, "y": rng.normal(size=len(cells))}))
+    asked = np.zeros((1, 150))
+    asked[0, [0, 99]] = 0.4, 0.6  # level 99 is what the model has for the last 51
+    found = codec.unpooled("city", asked)
+    assert found.shape == (1, 150)
+    assert found[0, 0] == 0.4
+    np.testing.assert_allclose(found[0, 99:], 0.6 / 51, rtol=0.1)
+
+
+def test_days_are_steps_unless_they_are_many():
+    rng = np.random.default_rng(0)
+    day = np.datetime64("2020-01-01", "ns") + rng.integers(0, 90, 400).astype("timedelta64[D]")
+    later = np.datetime64("2020-01-01", "ns") + rng.integers(0, 9000, 400).astype("timedelta64[D]")
+    codec = fit_codec(read_table({"day": day, "later": later}))
+    assert [s.step for s in codec.scores] == [86_400e9, 0]
+    encoded = codec.transform(read_table({"day": day, "later": later}))
+    back = codec.inverse_transform(encoded.x[..., 2])
+    assert (encoded.x[:, 0, 0] < encoded.x[:, 0, 1]).all()
+    np.testing.assert_array_equal(back.columns["day"], day)
+
+
+def test_places_of_numbers_between_and_beyond_the_levels_of_an_ordinal():
+    cells = np.repeat([1.0, 2.0, 4.0, 5.0], 50)
+    codec = fit_codec(read_table({"grade": cells, "y": np.random.default_rng(0).normal(size=200)}))
+    asked = read_table({"grade": [1.0, 4.0, 3.0, 5.0, 9.0, -3.0], "y": np.zeros(6)})
+    np.testing.assert_allclose(codec.numbers("grade", asked), [0, 2, 1.5, 3, 6, -3])  # levels are 4/3 apart
+    assert not codec.transform(asked).new.any()
+    with pytest.raises(InputError, match="'grade' has infinity in row 0"):
+        codec.numbers("grade", read_table({"grade": [np.inf], "y": [0.0]}))

@@ -247,3 +247,22 @@ def test_gaps_among_typed_truths_are_filled_with_truths_by_a_fit_of_text(tmp_pat
     filled = model.impute({**text, "vip": typed})["vip"]
     assert {type(v) for v in filled.tolist()} == {bool}
     assert (filled[typed != None] == typed[typed != None]).all()  # noqa: E711
+
+
+def test_figures_with_zeros_in_front_are_codes_if_all_are_as_long(tmp_path):
+    rows = ["zip,month,sum,cut"] + [f"{1395 + 977 * (i % 7):05d},{1 + i % 12:02d},{i:03d}0,0{i}" for i in range(60)]
+    (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+    table = read_table_file(tmp_path / "a.csv")
+    kinds = {c.name: c.kind for c in fit_codec(table).schema.columns}
+    assert kinds == {"zip": "categorical", "month": "ordinal", "sum": "text", "cut": "id"}
+    assert set(table.columns["zip"]) == {f"{1395 + 977 * k:05d}" for k in range(7)}
+    # a piece of the file is read as the fit's columns were
+    piece = next(table_pieces(tmp_path / "a.csv", fit_codec(table).schema, rows=1))
+    assert piece.columns["zip"][0] == "01395"
+
+
+@pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e999"])
+def test_infinity_is_named_by_file_and_line(tmp_path, cell):
+    (tmp_path / "a.csv").write_text(f"x,y\n1,2\n3,{cell}\n")
+    with pytest.raises(InputError, match=rf"a.csv: column 'y' has '{cell}' in line 3, where a finite number is needed"):
+        read_table_file(tmp_path / "a.csv")

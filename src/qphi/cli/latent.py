@@ -12,7 +12,7 @@ import typer
 from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
-from qphi.cli.tables import SUFFIXES, is_table_run, open_table_run
+from qphi.cli.tables import SUFFIXES, interpolate_rows, is_table_run, open_table_run
 from qphi.errors import InputError
 
 __all__ = ["decode", "encode", "interpolate", "register"]
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             ("qphi interpolate qphi-runs/digits digits --between 3 17", "from row 3 to row 17, nine steps"),
             ("qphi interpolate qphi-runs/faces faces/ --between 0 8 --steps 15 -o walk.png", "elsewhere"),
+            ("qphi interpolate qphi-runs/people people.csv --between 0 8 -o walk.csv", "between rows of a table"),
         ),
     )(interpolate)
 
@@ -146,7 +147,11 @@ def interpolate(
     ] = "linear",
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
-    """Walk through latent space from one datum to another and decode every step."""
+    """Walk through latent space from one datum to another and decode every step. Of a table: rows, on a line."""
+    if is_table_run(run):
+        if by != "linear":
+            raise InputError(f"--path {by}: rows of tables are joined by straight lines. Leave it out.")
+        return interpolate_rows(run, Path(data), between, steps, out)
     path = output_path(out, run / "interpolation.png", (".png", ".npy"))
     vae, rows = _open(run, data)
     check_rows(rows.x, between, data, "--between")

@@ -12,13 +12,14 @@ from qphi.cli.console import error_console, examples, help_text, say
 from qphi.cli.grid import write_images
 from qphi.cli.run_folder import DataArgument, RunArgument, open_run, output_path
 from qphi.cli.summary import evaluation_json, print_evaluation
-from qphi.cli.tables import evaluate_table, is_table_run, report_table, sample_table
+from qphi.cli.tables import evaluate_table, is_table_run, reconstruct_rows, report_table, sample_table
 from qphi.errors import InputError
 
 __all__ = ["evaluate", "reconstruct", "register", "report", "sample"]
 
 OUT = typer.Option("-o", "--out", metavar="PATH", help="Where to write.", show_default="in the run folder")
 MOST_COLUMNS = 16
+SHOWN = 16  # rows that are reconstructed unless told
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +35,10 @@ def register(app: typer.Typer) -> None:
     )(sample)
     app.command(
         help=help_text(reconstruct),
-        epilog=examples(("qphi reconstruct qphi-runs/digits digits -n 16", "16 rows and what the model makes of them")),
+        epilog=examples(
+            ("qphi reconstruct qphi-runs/digits digits -n 16", "16 rows and what the model makes of them"),
+            ("qphi reconstruct qphi-runs/people people.csv -o again.csv", "every row of a table"),
+        ),
     )(reconstruct)
     app.command(
         help=help_text(evaluate),
@@ -87,17 +91,26 @@ def sample(
 def reconstruct(
     run: RunArgument,
     data: DataArgument,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many rows, from the first on.")] = 16,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--count", min=1, help="How many rows, from the first on.", show_default="16; a table's all"
+        ),
+    ] = None,
     nearest: Annotated[
         bool, typer.Option("--nearest", help="Decode the code that comes nearest to the row, not the posterior mean.")
     ] = False,
     out: Annotated[Path | None, OUT] = None,
 ) -> None:
     """Encode rows and decode them again. The picture has each row of data above its reconstructions."""
+    if is_table_run(run):
+        if nearest:
+            raise InputError("--nearest is for images and vectors, not for rows of tables. Leave it out.")
+        return reconstruct_rows(run, Path(data), count, out)
     path = output_path(out, run / "reconstructions.png", (".png", ".npy"))
     from qphi.data import load
 
-    rows = load(data).x[:count]
+    rows = load(data).x[: count or SHOWN]
     vae = open_run(run)
     again = np.asarray(vae.reconstruct(rows, nearest=nearest))
     columns = min(len(rows), MOST_COLUMNS)

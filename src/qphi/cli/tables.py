@@ -27,8 +27,10 @@ __all__ = [
     "evaluate_table",
     "fit_table",
     "impute",
+    "interpolate_rows",
     "is_table_run",
     "open_table_run",
+    "reconstruct_rows",
     "register",
     "report_table",
     "sample_table",
@@ -67,6 +69,10 @@ def register(app: typer.Typer) -> None:
             (
                 "qphi impute qphi-runs/people people.csv -o full.csv --draws 5",
                 "full-1.csv to full-5.csv, one draw each",
+            ),
+            (
+                "qphi impute qphi-runs/people people.csv -o full.csv --cells gaps.csv",
+                "beside it how sure each gap's value is",
             ),
         ),
     )(impute)
@@ -168,6 +174,15 @@ def impute(
     draws: Annotated[
         int | None, typer.Option("--draws", min=1, metavar="M", help="M tables, each with one draw in every gap.")
     ] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option(
+            "--cells",
+            metavar="PATH",
+            help="A line for each gap: row, column, value, 90 % interval or probability.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")] = 0,
 ) -> None:
     """Fill the gaps of a table. What is there stays as it stands, to the letter.
@@ -176,6 +191,9 @@ def impute(
     memory: it is read and written in pieces.
     """
     path = output_path(out, Path("filled.csv"), SUFFIXES)
+    if cells is not None and draws is not None:
+        raise InputError("--cells tells how sure single values are; --draws writes several. Give one of the two.")
+    beside = None if cells is None else output_path(cells, cells, SUFFIXES)
     model = open_table_run(run)
     from contextlib import ExitStack
 
@@ -185,12 +203,21 @@ def impute(
     rows = gaps = 0
     with ExitStack() as stack, error_console().status("imputing ..."):
         writers = [stack.enter_context(table_writer(p)) for p in paths]
+        write_cells = None if beside is None else stack.enter_context(table_writer(beside))
         for piece in table_pieces(table, model.schema_):
-            whole = model.impute_tables(piece, n_imputations=draws, random_state=seed)
+            if write_cells is None:
+                whole = model.impute_tables(piece, n_imputations=draws, random_state=seed)
+            else:
+                full, listed = model.impute_listed(piece, random_state=seed)
+                listed.columns["row"] += rows
+                write_cells(listed)
+                whole = [full]
             for write, one in zip(writers, whole, strict=True):
                 write(one)
             rows, gaps = rows + piece.rows, gaps + count_gaps(piece)
     say(f"{gaps} gaps of {rows} rows filled, in {', '.join(map(str, paths))}")
+    if beside is not None:
+        say(f"how sure each is, in {beside}")
 
 
 def count_gaps(table: Any) -> int:
@@ -229,6 +256,42 @@ def score(
             write(Table({"row": number, **scores.columns}, "csv", dtypes))
             rows += piece.rows
     say(f"{rows} rows scored in {path}")
+
+
+def reconstruct_rows(run: Path, table: Path, count: int | None, out: Path | None) -> None:
+    """`qphi reconstruct` of a table's run: every row, or the first `count`, as its posterior mean decodes."""
+    path = output_path(out, run / "reconstructions.csv", SUFFIXES)
+    model = open_table_run(run)
+    from qphi.data.table_files import table_pieces, table_writer
+
+    rows = 0
+    with table_writer(path) as write, error_console().status("reconstructing ..."):
+        for piece in table_pieces(table, model.schema_):
+            some = piece if count is None else piece.take(slice(count - rows))
+            write(model.reconstruct_table(some))
+            rows += some.rows
+            if rows == count:
+                break
+    say(f"{rows} rows in {path}")
+
+
+def interpolate_rows(run: Path, table: Path, between: tuple[int, int], steps: int, out: Path | None) -> None:
+    """`qphi interpolate` of a table's run: the rows on the way from one to another."""
+    path = output_path(out, run / "interpolation.csv", SUFFIXES)
+    model = open_table_run(run)
+    from qphi.data.table_files import table_pieces, table_writer
+
+    found, rows = {}, 0
+    for piece in table_pieces(table, model.schema_):
+        inside = {row: piece.take([row - rows]) for row in between if rows <= row < rows + piece.rows}
+        found, rows = found | inside, rows + piece.rows
+    for row in between:
+        if row not in found:
+            raise InputError(f"--between {row}: {table} has rows 0 to {rows - 1}. Choose among them.")
+    first, last = (found[row] for row in between)
+    with table_writer(path) as write:
+        write(model.interpolate_table(first, last, steps))
+    say(f"{steps} rows in {path}")
 
 
 def sample_table(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from qphi.data.frames import Table
 from qphi.data.schema import (
     LEFT_OUT,
+    MANY,
     MOST_LEVELS,
     NUMERIC,
     Column,
@@ -30,12 +31,24 @@ from qphi.errors import InputError
 __all__ = ["Encoded", "TableCodec", "fit_codec"]
 
 
+# scores in the order of their distance from the median
+NEAR_MEDIAN = np.array([0.01] + [sign * 0.02 * k for k in range(1, 111) for sign in (1, -1)])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """x: what the model sees, gaps NaN. log_slope: log du/dx of each cell: moves log p to data units."""
+    """x: what the model sees, gaps NaN. log_slope: log du/dx of each cell: moves log p to data units.
+
+    new: which gaps are levels that the fit did not see.
+    """
 
     x: Float[np.ndarray, "rows columns 3"]
     log_slope: Float[np.ndarray, "rows columns"]
+    new: Bool[np.ndarray, "rows columns"]
+
+    def take(self, rows: Any) -> Encoded:
+        """Some of the rows."""
+        return Encoded(self.x[rows], self.log_slope[rows], self.new[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,9 +84,9 @@ class TableCodec:
 
     @property
     def typical_slope(self) -> Float[np.ndarray, " columns"]:
-        """log du/dx at the median of each continuous column; 0 for the others."""
-        slopes = [float(s.encode(s.decode(np.full(1, 0.01)))[1][0]) for s in self.scores]
-        return np.array([*slopes, *(0.0 for _ in self.shares)])
+        """log du/dx of each continuous column at the score next to its median that is no atom; 0 for the others."""
+        slopes = [s.encode(s.decode(NEAR_MEDIAN))[1] for s in self.scores]
+        return np.array([*(next(iter(own[own != 0]), 0.0) for own in slopes), *(0.0 for _ in self.shares)])
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -83,12 +96,14 @@ class TableCodec:
     def transform(self, table: Table) -> Encoded:
         """What the model sees of a table with the columns of the fit, in any order.
 
-        A category that was not there at the fit becomes a gap, with a warning that names column and row. Raises
-        InputError for columns that are missing, too many or of another type, naming column and row.
+        A category that was not there at the fit becomes a gap, with a warning that names column and row; a number
+        beside the levels of an ordinal column lies between or beyond them. Raises InputError for columns that are
+        missing, too many or of another type, naming column and row.
         """
         self._check_columns(table)
         rows, columns = table.rows, len(self.schema.modelled)
         x, log_slope = np.full((rows, columns, 3), np.nan, np.float32), np.zeros((rows, columns))
+        new = np.zeros((rows, columns), bool)
         for j, column in enumerate(self.schema.modelled):
             cells = table.columns[column.name]
             if j < len(self.scores):
@@ -99,7 +114,8 @@ class TableCodec:
             else:
                 codes = np.minimum(_codes(column, cells), self.level_counts[j - len(self.scores)] - 1)
                 x[:, j] = np.where(codes < 0, np.nan, codes)[:, None]
-        return Encoded(x, log_slope)
+            new[:, j] = np.isnan(x[:, j, 0]) & seen_cells(cells)
+        return Encoded(x, log_slope, new)
 
     def inverse_transform(
         self, u: Float[np.ndarray, "rows columns"], *, rng: np.random.Generator | None = None, like: Table | None = None
@@ -140,6 +156,15 @@ class TableCodec:
         """One column as numbers, gaps NaN: in its units, nanoseconds of dates, level numbers of all that has levels."""
         return self._numbers(self.schema[name], table.columns[name])
 
+    def unpooled(self, name: str, shares: Float[np.ndarray, "rows levels"]) -> Float[np.ndarray, "rows levels"]:
+        """Probabilities of a column's levels from those of the levels that the model tells apart: what is pooled is
+        shared out by frequency."""
+        if self.schema[name].kind in NUMERIC:
+            return shares
+        j = self.names.index(name) - len(self.scores)
+        last, own = self.level_counts[j] - 1, np.asarray(self.shares[j])
+        return np.concatenate([shares[:, :last], shares[:, last : last + 1] * own[last:] / own[last:].sum()], axis=1)
+
     def constant(self, column: Column, rows: int) -> np.ndarray:
         """A constant column's cells; of a column that was left out, gaps."""
         return _filled(column, rows)
@@ -158,7 +183,7 @@ class TableCodec:
             )
 
     def _numbers(self, column: Column, cells: np.ndarray) -> Float[np.ndarray, " rows"]:
-        if column.kind == "ordinal" or column.kind not in NUMERIC:
+        if column.kind not in NUMERIC or (column.kind == "ordinal" and not _has_numbers(column)):
             codes = _codes(column, cells)
             return np.where(codes < 0, np.nan, codes.astype(float))
         if column.kind == "date":
@@ -170,7 +195,7 @@ class TableCodec:
         if np.isinf(cells).any():
             row = int(np.flatnonzero(np.isinf(cells))[0])
             raise InputError(f"column {column.name!r} has infinity in row {row}. Make it a gap or a number.")
-        return cells
+        return _places(column, cells) if column.kind == "ordinal" else cells
 
     def _plain_values(self, column: Column, scores: NormalScores, u: np.ndarray) -> np.ndarray:
         x = scores.decode(np.asarray(u, float))
@@ -206,8 +231,15 @@ class TableCodec:
         return TableCodec(Schema.from_json(values["schema"]), scores, tuple(tuple(s) for s in values["shares"]))
 
 
-def fit_codec(table: Table, kinds: Mapping[str, str] | str | Path | None = None) -> TableCodec:
-    """Find the schema of a table and fit the map of every column. Raises InputError when no column can be modelled."""
+def fit_codec(
+    table: Table,
+    kinds: Mapping[str, str] | str | Path | None = None,
+    rows: Int[np.ndarray, " rows"] | None = None,
+) -> TableCodec:
+    """Find the schema of a table and fit the map of every column. Raises InputError when no column can be modelled.
+
+    `rows`, where not all count alike: those to fit the maps to, each as often as it counts.
+    """
     schema = find_schema(table, kinds)
     if not schema.modelled:
         raise InputError(
@@ -218,9 +250,13 @@ def fit_codec(table: Table, kinds: Mapping[str, str] | str | Path | None = None)
     scores, shares = [], []
     for column in schema.modelled:
         cells = table.columns[column.name]
+        if rows is not None and len(set(cells[rows][seen_cells(cells[rows])].tolist())) > 1:
+            cells = cells[rows]
         if column.kind in NUMERIC:
             values = half._numbers(column, cells)
-            step = 1.0 if column.kind == "ordinal" else column.step if column.kind == "count" else 0.0
+            step = 1.0 if column.kind == "ordinal" else column.step if column.kind in ("count", "date") else 0.0
+            if column.kind == "date" and column.different > MANY:  # as good as continuous, as many whole numbers are
+                step = 0.0
             log = column.kind == "positive"
             scores.append(fit_scores(values[~np.isnan(values)], step=step, log=log, every=column.kind == "ordinal"))
         else:
@@ -244,11 +280,23 @@ def _codes(column: Column, cells: np.ndarray) -> np.ndarray:
             raise InputError(_wrong_type(column, cells, "a number"))
         warnings.warn(
             f"column {column.name!r} has a level that the fit did not see, {value!r}, in row {unseen[0]}"
-            f"{f' and {len(unseen) - 1} more rows' if len(unseen) > 1 else ''}: it counts as missing.",
+            f"{f' and {len(unseen) - 1} more rows' if len(unseen) > 1 else ''}: it counts as missing, and as odd.",
             UserWarning,
             stacklevel=2,
         )
     return codes
+
+
+def _has_numbers(column: Column) -> bool:
+    return all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in column.levels)
+
+
+def _places(column: Column, values: np.ndarray) -> np.ndarray:
+    """Where numbers lie among an ordinal column's levels: level numbers, and between and beyond them in proportion."""
+    levels = np.asarray(column.levels, float)
+    usual = (levels[-1] - levels[0]) / (len(levels) - 1)
+    beyond = (np.maximum(values - levels[-1], 0) - np.maximum(levels[0] - values, 0)) / usual
+    return np.interp(values, levels, np.arange(len(levels))) + beyond
 
 
 def _as_numbers(column: Column, cells: np.ndarray) -> np.ndarray:
@@ -294,7 +342,7 @@ def _whole(u: np.ndarray, count: int) -> np.ndarray:
 
 
 def _level_values(column: Column, codes: np.ndarray) -> np.ndarray:
-    numbers = all(isinstance(level, (int, float)) and not isinstance(level, bool) for level in column.levels)
+    numbers = _has_numbers(column)
     levels = np.empty(len(column.levels) + 1, float if numbers else object)
     levels[:-1] = column.levels
     levels[-1] = np.nan if numbers else None  # where code -1, a gap, finds it

@@ -171,7 +171,7 @@ def as_cells(values: Any) -> np.ndarray:
     cells[:] = [None if _is_gap(v) else v for v in values.tolist()]
     kinds = {type(v) for v in cells if v is not None}
     if kinds and kinds <= {int, float, Decimal} and values.dtype.kind == "O":
-        return np.array([np.nan if v is None else float(v) for v in cells])
+        return np.array([np.nan if v is None else float(v) for v in cells], float)
     if kinds and all(issubclass(kind, datetime.date) for kind in kinds):
         return as_dates(["NaT" if v is None else v for v in cells])
     return cells
@@ -270,11 +270,18 @@ def _from_pandas(x: Any, name: str) -> Table:
         elif series.dtype.kind in "iuf":
             columns[key] = series.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            columns[key] = as_cells(np.asarray(series.astype(object)))
+            objects = np.asarray(series.astype(object))
+            columns[key] = as_cells(objects)
+            if dtypes[key] == "object" and columns[key].dtype.kind != "O":  # what to_pandas makes of them again
+                kinds = {type(v).__name__ for v in objects if not _is_gap(v)}
+                dtypes[key] = f"object of {kinds.pop()}" if len(kinds) == 1 else "object"
     return Table(columns, "pandas", dtypes, levels, x.index)
 
 
 def _from_polars(x: Any, name: str) -> Table:
+    for kind, words in (("LazyFrame", "collect()"), ("Series", "to_frame()")):
+        if type(x).__name__ == kind:
+            raise InputError(f"{name} is a polars {kind}; a table is needed. Give {name}.{words}.")
     columns = {c: _numbers_or_cells(x[c].to_list(), str(x[c].dtype)) for c in x.columns}
     levels = {c: (x[c].dtype.categories.to_list(), False) for c in x.columns if str(x[c].dtype).startswith("Enum")}
     return Table(columns, "polars", {c: str(x[c].dtype) for c in x.columns}, levels)
@@ -317,11 +324,29 @@ def _to_pandas(table: Table) -> Any:
             dtype = "float64"
         if dtype == "bool" and any(v is None for v in values):
             dtype = "object"
-        series = pandas.Series(values, index=table.index)
+        if isinstance(dtype, str) and dtype.startswith("object of "):
+            values, dtype = _as_objects(values, dtype.removeprefix("object of ")), "object"
+        series = pandas.Series(values, index=table.index, dtype=object if values.dtype.kind == "O" else None)
         if isinstance(dtype, str) and dtype.startswith("datetime64") and "," in dtype:  # has a time zone: ours is UTC
             series = series.dt.tz_localize("UTC")
         frame[key] = series.astype(dtype)
     return pandas.DataFrame(frame, index=table.index)
+
+
+def _as_objects(values: np.ndarray, kind: str) -> np.ndarray:
+    """Numbers and dates as the Python objects that they were; gaps None."""
+    make = {
+        "int": int,
+        "Decimal": lambda v: Decimal(repr(v)),
+        "date": lambda v: np.datetime64(v, "ns").astype("datetime64[D]").item(),
+        "datetime": lambda v: np.datetime64(v, "ns").astype("datetime64[us]").item(),
+    }.get(kind)
+    if make is None:
+        return values
+    gaps = np.isnat(values) if values.dtype.kind == "M" else np.isnan(values)
+    made = np.empty(len(values), object)
+    made[:] = [None if gap else make(v) for v, gap in zip(values.tolist(), gaps, strict=True)]
+    return made
 
 
 def _to_polars(table: Table) -> Any:
@@ -340,7 +365,12 @@ def _to_polars(table: Table) -> Any:
             series = series.cast(polars.Datetime(told), strict=False)
             if zone:
                 series = series.dt.replace_time_zone("UTC").dt.convert_time_zone(zone[1])
-        elif dtype is not None and name not in ("Null", "Decimal", "List", "Array", "Struct", "Object"):
+        elif name == "Decimal":
+            digits, places = (re.search(rf"{part}=(\d+)", table.dtypes[key]) for part in ("precision", "scale"))
+            series = series.cast(
+                polars.Decimal(int(digits[1]) if digits else None, int(places[1]) if places else 0), strict=False
+            )
+        elif dtype is not None and name not in ("Null", "List", "Array", "Struct", "Object"):
             series = series.cast(dtype, strict=False)
         made.append(series)
     return polars.DataFrame(made)
@@ -352,6 +382,13 @@ def _to_arrow(table: Table) -> Any:
     arrays = {}
     for key, values in _to_lists(table).items():
         name = table.dtypes[key]
+        fixed = re.fullmatch(r"decimal(\d+)\((\d+), (-?\d+)\)", name)
+        if fixed:
+            unit = Decimal(1).scaleb(-int(fixed[3]))
+            values = [None if v is None else Decimal(repr(v)).quantize(unit) for v in values]
+            kind = pyarrow.decimal256 if fixed[1] == "256" else pyarrow.decimal128
+            arrays[key] = pyarrow.array(values, kind(int(fixed[2]), int(fixed[3])))
+            continue
         array = pyarrow.array(values, pyarrow.uint64() if name == "uint64" else None)
         if name.startswith(("int", "uint", "float", "double", "bool", "date", "timestamp[", "string", "large_string")):
             wanted = {"double": "float64", "float": "float32", "halffloat": "float16"}.get(name, name)

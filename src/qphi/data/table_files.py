@@ -20,7 +20,15 @@ from qphi.data.schema import FEW, NUMERIC, Schema, as_truths
 from qphi.errors import InputError
 from qphi.files import atomic_write
 
-__all__ = ["TABLE_SUFFIXES", "choose_rows", "is_table_file", "read_table_file", "table_pieces", "table_writer"]
+__all__ = [
+    "TABLE_SUFFIXES",
+    "cell_text",
+    "choose_rows",
+    "is_table_file",
+    "read_table_file",
+    "table_pieces",
+    "table_writer",
+]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 GAPS = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "nil", "<na>"))
@@ -244,7 +252,7 @@ def _from_text(piece: _Piece, schema: Schema | None, path: Path) -> Table:
         points = cells if piece.delimiter == "," else [_with_point(cell) for cell in cells]
         column = known.get(name)
         if column is None:
-            columns[name], dtypes[name] = _guess(cells, points, name)
+            columns[name], dtypes[name] = _guess(cells, points, name, piece.line, path)
         else:
             levels = [v for v in column.levels if not isinstance(v, str)]
             numeric = column.kind in NUMERIC if not column.levels else bool(levels)
@@ -267,14 +275,12 @@ def _with_point(cell: str) -> str:
     return point if point != cell and _is_number(point) else cell
 
 
-def _guess(cells: list[str], points: list[str], name: str) -> tuple[np.ndarray, str]:
+def _guess(cells: list[str], points: list[str], name: str, line: int, path: Path) -> tuple[np.ndarray, str]:
     """A column of text as numbers, dates or labels; `points`: the same with decimal points in its numbers."""
     seen = [cell for cell in points if cell.lower() not in GAPS]
-    if seen and all(map(_is_number, seen)):
+    if seen and all(map(_is_number, seen)) and not _are_codes(seen):
         whole = all("." not in c and "e" not in c.lower() for c in seen)
-        return np.array(
-            [float(c) if c.lower() not in GAPS else np.nan for c in points]
-        ), "int64" if whole else "float64"
+        return _numbers(points, name, line, path), "int64" if whole else "float64"
     if seen and all(len(c) >= 8 and c[:4].isdigit() and c[4] == "-" for c in seen):
         with contextlib.suppress(ValueError):
             return as_dates([c if c.lower() not in GAPS else "NaT" for c in cells]), "datetime64[ns]"
@@ -282,11 +288,17 @@ def _guess(cells: list[str], points: list[str], name: str) -> tuple[np.ndarray, 
     return _labels(cells), "str"
 
 
+def _are_codes(seen: list[str]) -> bool:
+    """Whether cells are figures of one length, at least three, with zeros in front of some: a zip code is no number."""
+    widths = {len(cell) for cell in seen}
+    return len(widths) == 1 and min(widths) >= 3 and all(map(str.isdecimal, seen)) and any(c[0] == "0" for c in seen)
+
+
 def _warn_of_text(seen: list[str], name: str) -> None:
     """One cell among numbers makes a column text; so do dates and numbers that are written in other ways."""
     numbers = set(filter(_is_number, seen))
     others = [cell for cell in seen if cell not in numbers]
-    if len(numbers) > FEW and len(others) < TYPOS * len(seen):
+    if len(numbers) > FEW and 0 < len(others) < TYPOS * len(seen):
         warnings.warn(
             f"column {name!r} has {others[0]!r} among numbers, {len(others)} of {len(seen)} cells are none: it counts "
             "as text. Correct such cells, or leave them empty.",
@@ -314,11 +326,14 @@ def _numbers(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
         if cell.lower() not in GAPS:
             try:
                 numbers[row] = float(cell)
+                needed = "a finite number"
             except ValueError:
+                numbers[row], needed = math.inf, "a number"
+            if math.isinf(numbers[row]):
                 raise InputError(
-                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where a number is needed. "
+                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where {needed} is needed. "
                     "Correct it, or leave the cell empty."
-                ) from None
+                )
     return numbers
 
 
@@ -356,7 +371,7 @@ def _as_text(table: Table) -> list[list[str]]:
     made = []
     for j, (name, cells) in enumerate(table.columns.items()):
         dtype = table.dtypes.get(name, table.dtypes.get("x", ""))
-        new = [_cell(value, dtype) for value in cells]
+        new = [cell_text(value, dtype) for value in cells]
         if isinstance(table.index, np.ndarray) and table.container == "csv" and j < table.index.shape[1]:
             old = [str(cell) for cell in table.index[:, j]]
             new = [o if o.strip().lower() not in GAPS else n for o, n in zip(old, new, strict=True)]
@@ -364,7 +379,8 @@ def _as_text(table: Table) -> list[list[str]]:
     return made
 
 
-def _cell(value: Any, dtype: str) -> str:
+def cell_text(value: Any, dtype: str) -> str:
+    """A cell as a file of text has it; "" for a gap."""
     if value is None or value != value:
         return ""
     if isinstance(value, np.datetime64):

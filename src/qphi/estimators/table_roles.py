@@ -26,11 +26,13 @@ class _OverTable(BaseEstimator):
         *,
         kinds: Mapping[str, str] | str | None = None,
         hidden: Sequence[int] = (128, 128),
+        missing: str = "at random",
         max_epochs: float | None = None,
         max_time: float | None = None,
         random_state: int | np.random.RandomState | None = None,
     ):
         self.latent_dim = latent_dim
+        self.missing = missing
         self.kinds = kinds
         self.hidden = hidden
         self.max_epochs = max_epochs
@@ -39,9 +41,8 @@ class _OverTable(BaseEstimator):
 
     def _fit_model(self, X: Any, sample_weight: Any) -> Any:
         X = self._checked(X, reset=True)
-        shared = ("latent_dim", "kinds", "hidden", "max_epochs", "max_time", "random_state")
-        own = ("missing",) if hasattr(self, "missing") else ()
-        model = TableVAE(**{name: getattr(self, name) for name in (*shared, *own)})
+        shared = ("latent_dim", "kinds", "hidden", "missing", "max_epochs", "max_time", "random_state")
+        model = TableVAE(**{name: getattr(self, name) for name in shared})
         self.model_ = model.fit(X, sample_weight=sample_weight)
         self.n_iter_, self.status_ = model.n_iter_, model.status_
         return X
@@ -76,25 +77,9 @@ class Imputer(OneToOneFeatureMixin, TransformerMixin, _OverTable):
     `transform` keeps observed cells to the bit and the container of its input; a gap gets E[x_mis | x_obs], rounded
     for whole numbers, the likeliest level for categories (`TableVAE.impute`, mixed columns too). It is deterministic.
     Where cells may be missing because of their own value, say missing='not at random'. Parameters and attributes are
-    those of `TableVAE`; `model_` is one, with `impute(X, n_imputations=5)` for multiple imputation and
-    `impute_intervals`.
+    those of `TableVAE`; `model_` is one, with `impute(X, n_imputations=5)` for multiple imputation, `impute_intervals`
+    and `impute_probabilities`.
     """
-
-    def __init__(
-        self,
-        latent_dim: int | None = None,
-        *,
-        kinds: Mapping[str, str] | str | None = None,
-        hidden: Sequence[int] = (128, 128),
-        missing: str = "at random",
-        max_epochs: float | None = None,
-        max_time: float | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ):
-        super().__init__(
-            latent_dim, kinds=kinds, hidden=hidden, max_epochs=max_epochs, max_time=max_time, random_state=random_state
-        )
-        self.missing = missing
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Imputer:
         """Fit the model of the rows; gaps are NaN, None or NaT."""
@@ -123,12 +108,19 @@ class AnomalyDetector(OutlierMixin, _OverTable):
         *,
         kinds: Mapping[str, str] | str | None = None,
         hidden: Sequence[int] = (128, 128),
+        missing: str = "at random",
         max_epochs: float | None = None,
         max_time: float | None = None,
         random_state: int | np.random.RandomState | None = None,
     ):
         super().__init__(
-            latent_dim, kinds=kinds, hidden=hidden, max_epochs=max_epochs, max_time=max_time, random_state=random_state
+            latent_dim,
+            kinds=kinds,
+            hidden=hidden,
+            missing=missing,
+            max_epochs=max_epochs,
+            max_time=max_time,
+            random_state=random_state,
         )
         self.contamination = contamination
 

@@ -67,19 +67,29 @@ class TableUses:
         return filling.joined([self._reconstructed(piece) for piece in in_pieces(X)])
 
     def _reconstructed(self, X: Any) -> Any:
+        table = read_table(X)
+        return to_container(dataclasses.replace(self.reconstruct_table(table), index=table.index))
+
+    def reconstruct_table(self, X: Any) -> Table:
+        """`reconstruct` as a `qphi.data.frames.Table`."""
         table, encoded = self._seen(X)
         means, _ = encode_rows(self._fitted(), encoded.x)
-        made = self.codec_.inverse_transform(decoded_modes(self._fitted(), means))
-        return to_container(dataclasses.replace(made, index=table.index))
+        made = self.codec_.inverse_transform(decoded_modes(self._fitted(), means), like=table)
+        return dataclasses.replace(made, columns={name: made.columns[name] for name in table.columns})
 
     def interpolate(self, a: Any, b: Any, steps: int = 9) -> Any:
         """Decodes of a straight line between the posterior means of two tables of one row each."""
+        return to_container(self.interpolate_table(a, b, steps))
+
+    def interpolate_table(self, a: Any, b: Any, steps: int = 9) -> Table:
+        """`interpolate` as a `qphi.data.frames.Table`."""
         if steps < 2:
             raise InputError(f"steps={steps}: at least 2 are needed, the two ends.")
         ends = [self.transform(one) for one in (a, b)]
         if any(len(end) != 1 for end in ends):
             raise InputError("interpolate needs two tables of one row each, such as df.iloc[[3]] and df.iloc[[17]].")
-        return self.inverse_transform(interpolate_between(ends[0][0], ends[1][0], steps))
+        walk = np.asarray(interpolate_between(ends[0][0], ends[1][0], steps), np.float32)
+        return self.codec_.inverse_transform(decoded_modes(self._fitted(), walk))
 
     def sample(
         self,
@@ -156,20 +166,46 @@ class TableUses:
     ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each numeric column the ends of a central interval that holds a missing cell with probability `coverage`.
 
-        Arrays of one value a row; observed cells have their own value twice. Ends are values that the column can have.
+        Dates and ordinals too; `impute_probabilities` is for categories. Arrays of one value a row; observed cells have
+        their own value twice. Ends are values that the column can have.
         Intervals are as wide as held-out rows of the fit, cells hidden, say that they have to be (`widths_`): the
         probability is over all numeric cells, where a third is missing at random, and for no fewer draws.
         """
-        if not 0 < coverage < 1:
-            raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
+        _check_coverage(coverage)
         table, encoded = self._seen(X)
         rows, draws = _with_gaps(encoded), positive(draws, "draws")
         parts = [
             filling.ends(self.codec_, u, coverage, self.widths_) for _, u in self._drawn(encoded.x[rows], draws, draws)
         ]
-        return filling.intervals(
-            table, rows, {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
-        )
+        return filling.intervals(table, rows, _joined(parts, axis=1))
+
+    def impute_probabilities(self, X: Any, *, draws: int = IMPUTING) -> dict[str, Float[np.ndarray, "rows levels"]]:
+        """For each column with levels p(x_j = level | the row's other cells), (rows, levels), of `draws` draws.
+
+        Levels stand as in `schema_[name].levels`; the row of an observed cell is 1 at its own. A column to predict is
+        one whose cells are all missing: `model.impute_probabilities(df.assign(income=None))["income"]`.
+        """
+        table, encoded = self._seen(X)
+        rows, draws = _with_gaps(encoded), positive(draws, "draws")
+        parts = [filling.level_shares(self.codec_, u) for _, u in self._drawn(encoded.x[rows], draws, draws)]
+        return filling.probabilities(self.codec_, table, rows, _joined(parts))
+
+    def impute_listed(
+        self, X: Any, *, coverage: float = 0.9, draws: int = IMPUTING, random_state: int = 0
+    ) -> tuple[Table, Table]:
+        """`impute`, and a line for each gap: row, column, value, interval or probability of the level; of one set of
+        draws. Both as `qphi.data.frames.Table`."""
+        _check_coverage(coverage)
+        table, encoded = self._seen(X)
+        rows, draws = _with_gaps(encoded), positive(draws, "draws")
+        values, ends, shares = [], [], []
+        for x, u in self._drawn(encoded.x[rows], draws, draws, random_state):
+            values.append(filling.middles(self.codec_, u, np.isnan(x[..., 0])))
+            ends.append(filling.ends(self.codec_, u, coverage, self.widths_))
+            shares.append(filling.level_shares(self.codec_, u))
+        full = filling.filled(self.codec_, table, rows, np.concatenate(values))
+        listed = filling.listed(self.codec_, table, full, rows, _joined(ends, axis=1), _joined(shares))
+        return full, listed
 
     def _drawn(
         self, x: Float[np.ndarray, "rows columns 3"], draws: int, proposed: int, seed: int = 0
@@ -234,7 +270,8 @@ class TableUses:
         model = self._fitted()
         if self._reference is not None:
             scores = score_cells(model, self._reference.x, PARTICLES)
-            joint, _ = anomalies.unlikeliness(scores, self._reference, self.codec_.typical_slope)
+            slope, rarest = self.codec_.typical_slope, self._typical.rarest
+            joint, _ = anomalies.unlikeliness(scores, self._reference, slope, rarest)
             self._typical, self._reference = self._typical.with_joint(joint), None
         return self._typical
 
@@ -291,7 +328,7 @@ class TableUses:
         positive(particles, "particles")
         table, encoded = self._seen(X)
         scores = score_cells(self._fitted(), encoded.x, particles)
-        joint, cells = anomalies.unlikeliness(scores, encoded, self.codec_.typical_slope)
+        joint, cells = anomalies.unlikeliness(scores, encoded, self.codec_.typical_slope, self._typical.rarest)
         return _Scored(table, encoded, scores[0] + encoded.log_slope.sum(axis=1), joint, cells)
 
     def _oddness(self, scored: _Scored) -> Float[np.ndarray, " rows"]:
@@ -320,6 +357,15 @@ class TableUses:
                 "features as input. Give the columns of the fit."
             )
         return table
+
+
+def _check_coverage(coverage: float) -> None:
+    if not 0 < coverage < 1:
+        raise InputError(f"coverage={coverage}: a number between 0 and 1 is needed, such as 0.9.")
+
+
+def _joined(parts: list[dict[str, np.ndarray]], axis: int = 0) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts], axis=axis) for name in parts[0]}
 
 
 def _with_gaps(encoded: Encoded) -> Int[np.ndarray, " drawn"]:

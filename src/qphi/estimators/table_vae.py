@@ -12,13 +12,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.autoencoders.training import Training, continued, hold_out
-from qphi.data.codec import TableCodec, fit_codec
+from qphi.data.codec import Encoded, TableCodec, fit_codec
 from qphi.data.frames import Table, read_table
 from qphi.errors import InputError
 from qphi.estimators import store, table_store
@@ -123,7 +123,8 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         if resume and folder is None:
             raise InputError("resume=True needs run_dir=, the folder of the run to go on with.")
         checkpoint = store.read_checkpoint(folder) if folder is not None and resume else None
-        codec = fit_codec(table, self.kinds)
+        alike = _alike(weights, 0)
+        codec = fit_codec(table, self.kinds, alike)
         encoded = codec.transform(table)
         architecture = self._architecture(codec, table.rows)
         settings = {
@@ -161,7 +162,7 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self._keep(
             training, result, architecture, [encoded.x[rows] for rows in split], [weights[rows] for rows in split]
         )
-        self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
+        self._count_typical(table, encoded, alike, first=True)
         if folder is not None:
             table_store.write_table_model(folder, self)
             store.write_metrics(folder, self.history_)
@@ -185,8 +186,9 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         table = self._columns_of_the_fit(X) if begun else read_table(X)
         _check_rows(table)
         weights = _weights(sample_weight, table.rows)
+        alike = _alike(weights, 0)
         if not begun:
-            codec = fit_codec(table, self.kinds)
+            codec = fit_codec(table, self.kinds, alike)
             architecture = self._architecture(codec, table.rows)
             self._describe(codec, table)
             self.seed_ = seed_of(self.random_state)
@@ -203,11 +205,19 @@ class TableVAE(TableUses, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             training, result, architecture, [encoded.x[rows] for rows in split], [weights[rows] for rows in split]
         )
         self._last_run = result.run
-        if not begun:
-            self._typical, self._reference = anomalies.fit_typical(codec, table, encoded, self.seed_)
-        else:
-            self._typical, self._reference = anomalies.again(self._typical, codec, table, encoded, self.seed_)
+        self._count_typical(table, encoded, alike, first=not begun)
         return self
+
+    def _count_typical(
+        self, table: Table, encoded: Encoded, alike: Int[np.ndarray, " rows"] | None, *, first: bool
+    ) -> None:
+        """What is typical of these rows; by the means and deviations of earlier ones unless they are the first."""
+        if alike is not None:
+            table, encoded = table.take(alike), encoded.take(alike)
+        if first:
+            self._typical, self._reference = anomalies.fit_typical(self.codec_, table, encoded, self.seed_)
+        else:
+            self._typical, self._reference = anomalies.again(self._typical, self.codec_, table, encoded, self.seed_)
 
     def _architecture(self, codec: TableCodec, rows: int) -> TableArchitecture:
         shape = Shape(len(codec.numeric), codec.level_counts, codec.intervals)
@@ -321,6 +331,12 @@ def _even(
     x: Float[np.ndarray, "rows columns 3"], weights: Float[np.ndarray, " rows"], seed: int
 ) -> Float[np.ndarray, "rows columns 3"]:
     """As many rows, each as often as its weight says, for what knows of no weights; x itself where all are equal."""
+    rows = _alike(weights, seed)
+    return x if rows is None else x[rows]
+
+
+def _alike(weights: Float[np.ndarray, " rows"], seed: int) -> Int[np.ndarray, " rows"] | None:
+    """As many rows, each as often as its weight says; None where all count alike."""
     if not np.ptp(weights) or not weights.any():
-        return x
-    return x[np.sort(systematic(np.random.default_rng(seed), weights, len(x)))]
+        return None
+    return np.sort(systematic(np.random.default_rng(seed), weights, len(weights)))

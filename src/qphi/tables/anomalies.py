@@ -22,9 +22,10 @@ class Typical:
     """How the rows of the fit lie: what makes two kinds of oddness comparable.
 
     joint: a row's -log p(x_obs) in units that no column's scale moves. own: what each cell has by itself, z^2 / 2 of
-    numbers, z by the column's mean and standard deviation, and -log share of levels, less its mean in the fit. A
-    flexible density lends some probability to a cluster of odd rows; columns by themselves do not see odd combinations.
-    A row is as odd as the rarer of the two is,
+    numbers, z by the column's mean and standard deviation, and -log share of levels, less its mean in the fit. A level
+    that the fit did not see has -log `rarest` in both, the share that Krichevsky & Trofimov (1981) give it. A flexible
+    density lends some probability to a cluster of odd rows; columns by themselves do not see odd combinations. A row is
+    as odd as the rarer of the two is,
 
     s = max(-log P(joint' >= joint), -log P(own' >= own)), nats,
 
@@ -36,12 +37,14 @@ class Typical:
     spread: tuple[float, ...]
     levels: tuple[tuple[float, ...], ...]  # -log share of each level of the categorical columns
     usual: tuple[float, ...]  # mean of each column's own oddness in the fit
+    rarest: float  # share of a level that the fit did not see
     joint: tuple[float, ...]  # quantiles at shares that fall geometrically
     own: tuple[float, ...]
 
     def own_oddness(self, codec: TableCodec, table: Table, encoded: Encoded) -> Float[np.ndarray, " rows"]:
         """Sum over the observed cells of what each has by itself; a gap counts nothing."""
-        return np.nansum(_cells(codec, table, encoded, self.centre, self.spread, self.levels) - self.usual, axis=1)
+        cells = _cells(codec, table, encoded, self.centre, self.spread, self.levels)
+        return np.nansum(np.where(encoded.new, -np.log(self.rarest), cells) - self.usual, axis=1)
 
     def oddness(self, joint: Float[np.ndarray, " rows"], own: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
         """The formula above; NaN where a part is NaN."""
@@ -58,7 +61,7 @@ class Typical:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Typical:
         """The inverse of `to_json`."""
-        fields: dict[str, Any] = {name: tuple(value) for name, value in values.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return Typical(**{**fields, "levels": tuple(tuple(one) for one in fields["levels"])})
 
 
@@ -68,21 +71,27 @@ def fit_typical(codec: TableCodec, table: Table, encoded: Encoded, seed: int) ->
     `joint` is still to come: `with_joint` of what `unlikeliness` says of the rows.
     """
     numbers = [codec.numbers(column.name, table) for column in codec.numeric]
-    # a column that is modelled has two different values, so its spread is not 0; neither 1e300 nor 1e-300 has a square
+    # neither 1e300 nor 1e-300 has a square
     sizes = [float(np.nanmax(np.abs(x))) for x in numbers]
     centre, spread = (
         tuple(float(size * f(x / size)) for x, size in zip(numbers, sizes, strict=True))
         for f in (np.nanmean, np.nanstd)
     )
-    levels = tuple(_surprises(shares, count) for shares, count in zip(codec.shares, codec.level_counts, strict=True))
+    scale = np.exp(-codec.typical_slope)  # for columns that are all alike, as rows that weights repeat can be
+    spread = tuple(own if own > 0 else float(usual) for own, usual in zip(spread, scale[: len(spread)], strict=True))
+    rarest = 0.5 / (table.rows + 1)
+    levels = tuple(
+        _surprises(shares, count, rarest) for shares, count in zip(codec.shares, codec.level_counts, strict=True)
+    )
     usual = np.nanmean(_cells(codec, table, encoded, centre, spread, levels), axis=0)
-    return again(Typical(centre, spread, levels, tuple(float(v) for v in usual), (), ()), codec, table, encoded, seed)
+    typical = Typical(centre, spread, levels, tuple(float(v) for v in usual), rarest, (), ())
+    return again(typical, codec, table, encoded, seed)
 
 
 def again(typical: Typical, codec: TableCodec, table: Table, encoded: Encoded, seed: int) -> tuple[Typical, Encoded]:
     """The same means, deviations and shares, with other rows to count oddness among; `joint` is still to come."""
     rows = np.sort(np.random.default_rng(seed).permutation(table.rows)[:REFERENCE])
-    some = Encoded(encoded.x[rows], encoded.log_slope[rows])
+    some = encoded.take(rows)
     return dataclasses.replace(typical, own=_quantiles(typical.own_oddness(codec, table.take(rows), some))), some
 
 
@@ -90,18 +99,20 @@ def unlikeliness(
     scores: tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]],
     encoded: Encoded,
     typical_slope: Float[np.ndarray, " columns"],
+    rarest: float,
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]]:
     """-log p(x_obs) of each row and -log p(x_j | other cells) of each cell, nats, whatever the units of the columns.
 
     scores: log p of both, in the model's units, from `score_cells`.
 
     A density's unit is that of its column's median: `typical_slope` is log du/dx there, so that only what is rarer than
-    the middle of its column counts, and columns can be compared.
+    the middle of its column counts, and columns can be compared. A level that the fit did not see has -log `rarest`.
     """
     evidence, cells = scores
     seen = ~np.isnan(encoded.x[..., 0])
     slope = np.where(seen & (encoded.log_slope != 0), encoded.log_slope - typical_slope, 0.0)
-    return -(evidence + slope.sum(axis=1)), -(cells + slope)
+    new = np.where(encoded.new, -np.log(rarest), 0.0)
+    return new.sum(axis=1) - (evidence + slope.sum(axis=1)), new - (cells + slope)
 
 
 def _cells(codec, table, encoded, centre, spread, levels) -> Float[np.ndarray, "rows columns"]:
@@ -115,9 +126,9 @@ def _cells(codec, table, encoded, centre, spread, levels) -> Float[np.ndarray, "
     return np.stack(parts, axis=1)
 
 
-def _surprises(shares: tuple[float, ...], count: int) -> tuple[float, ...]:
+def _surprises(shares: tuple[float, ...], count: int, rarest: float) -> tuple[float, ...]:
     pooled = np.append(shares[: count - 1], np.sum(shares[count - 1 :]))
-    return tuple(float(v) for v in -np.log(np.maximum(pooled, 1e-12)))
+    return tuple(float(v) for v in -np.log(np.maximum(pooled, rarest)))
 
 
 def _heights(count: int) -> Float[np.ndarray, " steps"]:

@@ -7,15 +7,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from qphi.data.codec import TableCodec
 from qphi.data.frames import Table, as_cells, to_container
 from qphi.data.schema import NUMERIC, are_truths, as_truths, seen_cells
+from qphi.data.table_files import cell_text
 from qphi.errors import InputError
 from qphi.tables.widths import Widths, interval
 
-__all__ = ["conditions", "ends", "filled", "give_back", "intervals", "joined", "measured", "middles"]
+__all__ = [
+    "conditions",
+    "ends",
+    "filled",
+    "give_back",
+    "intervals",
+    "joined",
+    "level_shares",
+    "listed",
+    "measured",
+    "middles",
+    "probabilities",
+]
 
 
 def middles(
@@ -66,37 +79,92 @@ def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
 
 def ends(
     codec: TableCodec, u: Float[np.ndarray, "rows draws columns"], coverage: float, widths: Widths
-) -> dict[str, Float[np.ndarray, "2 rows"]]:
+) -> dict[str, Shaped[np.ndarray, "2 rows"]]:
     """Central intervals of the draws of numeric columns, widened; ends are values that a cell can have."""
     found = {}
-    for j, stepped in measured(codec).items():
-        name = codec.names[j]
-        both = interval(u[:, :, j], coverage, widths.at(coverage, stepped))
+    for j, column in enumerate(codec.numeric):
+        name = column.name
+        both = interval(u[:, :, j], coverage, widths.at(coverage, bool(codec.scores[j].step)))
         found[name] = np.stack([codec.cells(name, codec.values(name, end)) for end in both])
     return found
 
 
 def measured(codec: TableCodec) -> dict[int, bool]:
-    """The columns that have intervals, and whether their values come in steps."""
-    return {
-        j: bool(codec.scores[j].step)
-        for j, column in enumerate(codec.numeric)
-        if column.kind not in ("ordinal", "date")
-    }
+    """The columns that say how wide intervals have to be, and whether their values come in steps: not ordinal ones,
+    which are covered too often whatever the width."""
+    return {j: bool(codec.scores[j].step) for j, column in enumerate(codec.numeric) if column.kind != "ordinal"}
 
 
 def intervals(
-    table: Table, rows: Int[np.ndarray, " drawn"], ends: Mapping[str, Float[np.ndarray, "2 drawn"]]
+    table: Table, rows: Int[np.ndarray, " drawn"], ends: Mapping[str, Shaped[np.ndarray, "2 drawn"]]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The ends at the gaps of `rows`, which are all that have any; observed cells twice."""
     found = {}
     for name, both in ends.items():
         cells = table.columns[name]
         gaps = ~seen_cells(cells)[rows]
-        low, high = cells.astype(float), cells.astype(float)
+        low, high = cells.copy(), cells.copy()
         low[rows[gaps]], high[rows[gaps]] = both[:, gaps]
         found[name] = (low, high)
     return found
+
+
+def level_shares(
+    codec: TableCodec, u: Float[np.ndarray, "rows draws columns"]
+) -> dict[str, Float[np.ndarray, "rows _"]]:
+    """How often each level of the columns that have levels is among the draws; pooled ones by their own frequency."""
+    found = {}
+    for j, column in enumerate(codec.schema.modelled):
+        if column.levels:
+            drawn = codec.values(column.name, u[:, :, j]).round()
+            shares = np.stack([(drawn == k).mean(axis=1) for k in range(len(column.levels))], axis=1)
+            found[column.name] = codec.unpooled(column.name, shares)
+    return found
+
+
+def probabilities(
+    codec: TableCodec,
+    table: Table,
+    rows: Int[np.ndarray, " drawn"],
+    shares: Mapping[str, Float[np.ndarray, "drawn _"]],
+) -> dict[str, Float[np.ndarray, "rows _"]]:
+    """Shares of levels at the gaps of `rows`, which are all that have any; 1 at the level of an observed cell."""
+    found = {}
+    for name, share in shares.items():
+        codes = codec.numbers(name, table)
+        whole = (codes[:, None] == np.arange(share.shape[1])).astype(float)
+        gaps = np.isnan(codes[rows])
+        whole[rows[gaps]] = share[gaps]
+        found[name] = whole
+    return found
+
+
+def listed(
+    codec: TableCodec,
+    table: Table,
+    full: Table,
+    rows: Int[np.ndarray, " drawn"],
+    ends: Mapping[str, Shaped[np.ndarray, "2 drawn"]],
+    shares: Mapping[str, Float[np.ndarray, "drawn _"]],
+) -> Table:
+    """A line for each gap of a modelled column: row, column, what it was filled with, the ends of its interval and the
+    probability of its level, gaps where a column has none. Values are text, since columns differ in type."""
+    parts: list[dict[str, np.ndarray]] = []
+    for column in codec.schema.modelled:
+        name = column.name
+        at = np.flatnonzero(~seen_cells(table.columns[name])[rows])
+        cells, blank = full.columns[name][rows[at]], np.full(len(at), np.nan)
+        part = {"row": rows[at].astype(float), "column": np.full(len(at), name, object), "probability": blank}
+        for key, values in zip(("filled", "low", "high"), (cells, *ends.get(name, (None, None))), strict=True):
+            values = blank if values is None else values if key == "filled" else values[at]
+            part[key] = np.array([cell_text(v, column.dtype) or None for v in values], object)
+        if name in shares:
+            levels = codec.numbers(name, Table({name: cells}, table.container, {})).astype(int)
+            part["probability"] = shares[name][at, levels]
+        parts.append(part)
+    keys = {"row": "int64", "column": "str", "filled": "str", "low": "str", "high": "str", "probability": "float64"}
+    whole = {key: np.concatenate([part[key] for part in parts]) for key in keys}
+    return Table(whole, "csv", keys).take(np.argsort(whole["row"], kind="stable"))
 
 
 def conditions(codec: TableCodec, given: Mapping[str, Any], balanced: str | None) -> list[Table]:
@@ -160,13 +228,16 @@ def joined(parts: Sequence[Any]) -> Any:
 
 def give_back(table: Table, original: Any) -> Any:
     """The filled table in its container. A frame keeps its very cells where nothing was missing: whole numbers beyond
-    2^53 too, which the model sees rounded."""
+    2^53 and decimals too, which the model sees rounded."""
     new = to_container(table)
     if table.container == "pandas":
         made = original.copy()
         for position, label in enumerate(original.columns):
-            if original.iloc[:, position].isna().any():
-                made.isetitem(position, new[str(label)])
+            cells = original.iloc[:, position]
+            if cells.isna().any():
+                exact = str(cells.dtype) == "object" or cells.dtype.kind in "iu"  # pandas' own, with gaps
+                filled = new[str(label)]
+                made.isetitem(position, cells.where(cells.notna(), filled) if exact else filled)
         return made
     if table.container == "polars":
         whole = [c for c in original.columns if original[c].dtype.is_integer() and new[c].dtype == original[c].dtype]

@@ -149,7 +149,7 @@ def test_a_vae_hands_tables_over(fitted_table, tmp_path):
     for again in (qphi.VAE.load(tmp_path / "model"), pickle.loads(pickle.dumps(vae)), qphi.load(tmp_path / "model")):
         np.testing.assert_array_equal(again.transform(table()), fitted_table.transform(table()))
     assert 0 < vae.evaluate(table()).quality <= 1
-    with pytest.raises(InputError, match=r"fitted_table to a table .* Use what qphi\.TableVAE has"):
+    with pytest.raises(InputError, match=r"fitted to a table .* Use what qphi\.TableVAE has"):
         vae.diagnose(table())
     with pytest.raises(InputError, match=r"sample of a table: got an unexpected keyword argument 'noise'"):
         vae.sample(3, noise=False)

@@ -1,4 +1,4 @@
-"""What a fitted_table `TableVAE` is asked: gaps, samples, scores, reconstructions."""
+"""What a fitted `TableVAE` is asked: gaps, samples, scores, reconstructions."""
 
 import copy
 import datetime

@@ -10,7 +10,8 @@ from scipy.stats import norm
 
 from qphi import InputError
 from qphi.data.codec import TableCodec, fit_codec
-from qphi.data.frames import read_table, to_container
+from qphi.data.containers import to_container
+from qphi.data.frames import read_table
 from qphi.data.schema import find_schema
 from qphi.data.scores import fit_scores
 from qphi.tables.anomalies import fit_typical

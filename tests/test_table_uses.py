@@ -13,8 +13,9 @@ import qphi
 from qphi import InputError, TableVAE
 from qphi.cli.main import main
 from qphi.data.codec import fit_codec
+from qphi.data.csv_text import cell_text
 from qphi.data.frames import read_table
-from qphi.data.table_files import cell_text, read_table_file
+from qphi.data.table_files import read_table_file
 from qphi.estimators import table_uses
 from qphi.tables.anomalies import Typical, _quantiles
 from qphi.tables.filling import middles

@@ -18,7 +18,8 @@ import qphi
 from qphi import AnomalyDetector, Imputer, InputError, TableVAE
 from qphi.data import frames
 from qphi.data.codec import fit_codec
-from qphi.data.frames import mixed_table, read_table, to_container
+from qphi.data.containers import to_container
+from qphi.data.frames import mixed_table, read_table
 from qphi.estimators.handover import Handover
 from qphi.estimators.judging import Judging
 from small_table import QUICK, ROWS, quiet, table

@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from qphi.autoencoders.latent import interpolate_between
 from qphi.autoencoders.model import LatentVariableModel
 from qphi.data.codec import Encoded, TableCodec
-from qphi.data.frames import Table, in_pieces, of_columns, read_table, to_container
+from qphi.data.containers import of_columns, to_container
+from qphi.data.frames import Table, in_pieces, read_table
 from qphi.errors import InputError
 from qphi.estimators.options import positive
 from qphi.tables import anomalies, filling

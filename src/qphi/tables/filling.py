@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from qphi.data.codec import TableCodec
-from qphi.data.frames import Table, as_cells, to_container
+from qphi.data.containers import to_container
+from qphi.data.csv_text import cell_text
+from qphi.data.frames import Table, as_cells
 from qphi.data.schema import NUMERIC, are_truths, as_truths, seen_cells
-from qphi.data.table_files import cell_text
 from qphi.errors import InputError
 from qphi.tables.widths import Widths, interval
 

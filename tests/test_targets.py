@@ -15,6 +15,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from numpyro.infer.util import constrain_fn, potential_energy
 
+import qphi
 from qphi.errors import InputError
 from qphi.targets import LogDensity, NumPyroTarget, as_target, finite_start
 from qphi.targets.base import component_names, split
@@ -457,6 +458,19 @@ def test_a_program_without_a_density_is_refused(model):
     with pytest.raises(InputError, match=BAD_PROGRAMS[model]) as caught:
         as_target(model)
     assert "\n" not in str(caught.value)
+
+
+def test_what_jax_cannot_trace_says_what_to_change():
+    seen = np.array([2.0, 3.0])
+
+    def model():
+        top = numpyro.sample("top", dist.HalfNormal(5.0))
+        numpyro.sample("y", dist.Uniform(0.0, top), obs=seen)  # NumPy's comparison with a traced bound
+
+    with pytest.raises(InputError, match=r"TracerArrayConversionError.*jnp.asarray\(data\)"):
+        qphi.fit(model, key=jax.random.key(0))
+    with pytest.raises(InputError, match=r"TracerBoolConversionError.*jnp.where"):
+        qphi.fit(lambda v: -(v["x"] ** 2) if v["x"] > 0 else -v["x"], example={"x": 1.0}, key=jax.random.key(0))
 
 
 def test_data_outside_a_support_that_depends_on_a_latent_have_density_zero():

@@ -87,9 +87,15 @@ class Oracle(AbstractOracle):
                 raise
             except (TypeError, ValueError) as error:
                 line = str(error).strip().split("\n")[0].rstrip(".")
+                remedy = "Check that the shapes of the data fit the model's"
+                if isinstance(error, jax.errors.TracerArrayConversionError):
+                    remedy = (
+                        "Make NumPy's arrays in the model JAX's, jnp.asarray(data), or give them to fit as arguments"
+                    )
+                elif isinstance(error, jax.errors.ConcretizationTypeError):
+                    remedy = "Put jnp.where or jax.lax.cond where the model asks `if` of a latent, or float() of it"
                 raise InputError(
-                    f"The log density cannot be computed: {type(error).__name__}: {line}. Check that the shapes of "
-                    "the data fit the model's."
+                    f"The log density cannot be computed: {type(error).__name__}: {line}. {remedy}."
                 ) from error
         self._one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(str(traced)) is not None
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))

@@ -27,9 +27,10 @@ def test_tables_are_filled():
     rng = np.random.default_rng(0)
     size = rng.normal(size=120)
     gaps = np.where(rng.uniform(size=120) < 0.1, np.nan, 2 * size + 0.1 * rng.normal(size=120))
-    names = {"qphi": qphi, "df": {"size": size, "weight": gaps, "kind": np.where(size > 0, "large", "small")}}
+    names = {"qphi": qphi, "df": {"size": size, "weight": gaps, "sex": np.where(size > 0, "male", "female")}}
     exec(_block("TableVAE").replace("random_state=0)", "random_state=0, max_epochs=5)"), names)
     filled = np.asarray(names["full"]["weight"], float)
+    assert set(names["new"]["sex"]) == {"female"}
     assert np.isnan(gaps).any()
     assert np.abs(filled - 2 * size).max() < 1.5
 

@@ -43,6 +43,11 @@ def test_how_sure_each_gap_is(place, monkeypatch, capsys):
     assert main(["impute", "run", "rows.csv", "-o", "x.csv", "--cells", "y.csv", "--draws", "2"]) == 2
     assert "Give one of the two" in capsys.readouterr().err
     assert not (place / "x.csv").exists()
+    assert main(["impute", "run", "rows.csv", "-o", "x.csv", "--cells", "x.csv"]) == 2
+    assert "--cells and --out are both x.csv" in capsys.readouterr().err
+    pytest.importorskip("pyarrow")
+    assert main(["impute", "run", "rows.csv", "-o", "x.parquet", "--cells", "gaps.parquet"]) == 0
+    assert read_table_file(place / "gaps.parquet").columns["filled"].tolist() == [line["filled"] for line in lines]
 
 
 def test_rows_again_and_rows_in_between(place, capsys, fitted_table):

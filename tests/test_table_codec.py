@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 from scipy.stats import norm
 
 from qphi import InputError
@@ -311,9 +312,11 @@ def test_days_are_steps_unless_they_are_many():
     rng = np.random.default_rng(0)
     day = np.datetime64("2020-01-01", "ns") + rng.integers(0, 90, 400).astype("timedelta64[D]")
     later = np.datetime64("2020-01-01", "ns") + rng.integers(0, 9000, 400).astype("timedelta64[D]")
-    codec = fit_codec(read_table({"day": day, "later": later}))
-    assert [s.step for s in codec.scores] == [86_400e9, 0]
-    encoded = codec.transform(read_table({"day": day, "later": later}))
+    hour = np.datetime64("2020-01-01", "ns") + rng.integers(0, 90, 400).astype("timedelta64[h]")
+    table = read_table({"day": day, "later": later, "hour": hour})
+    codec = fit_codec(table)
+    assert [s.step for s in codec.scores] == [86_400e9, 0, 0]
+    encoded = codec.transform(table)
     back = codec.inverse_transform(encoded.x[..., 2])
     assert (encoded.x[:, 0, 0] < encoded.x[:, 0, 1]).all()
     np.testing.assert_array_equal(back.columns["day"], day)
@@ -327,3 +330,39 @@ def test_places_of_numbers_between_and_beyond_the_levels_of_an_ordinal():
     assert not codec.transform(asked).new.any()
     with pytest.raises(InputError, match="'grade' has infinity in row 0"):
         codec.numbers("grade", read_table({"grade": [np.inf], "y": [0.0]}))
+
+
+def test_levels_without_weight_have_probabilities_all_the_same():
+    cells = np.array(["a"] * 100 + ["b"] * 77 + ["c"] * 3, object)
+    codec = fit_codec(read_table({"g": cells, "y": np.arange(180.0)}), rows=np.arange(177))
+    assert codec.shares[0][-1] == 0
+    np.testing.assert_allclose(codec.unpooled("g", np.array([[0.5, 0.3, 0.2]])), [[0.5, 0.3, 0.2]])
+    many = np.array([f"l{k:03d}" for k in np.repeat(np.arange(150), 2)] + ["l000"] * 50, object)
+    codec = fit_codec(
+        read_table({"g": many, "y": np.random.default_rng(1).normal(size=350)}), rows=np.r_[0:198, 300:350]
+    )
+    drawn = codec.inverse_transform(np.tile([0.0, 99.0], (500, 1)), rng=np.random.default_rng(0)).columns["g"]
+    assert len(set(drawn)) > 20
+
+
+def test_a_typical_slope_is_found_beside_a_value_that_nearly_all_cells_have():
+    rng = np.random.default_rng(0)
+    gain = np.where(np.arange(2000) < 1985, 0.0, rng.exponential(1.0, 2000))
+    slopes = []
+    for unit in (1.0, 1e6):
+        table = read_table({"gain": unit * gain})
+        codec = fit_codec(table)
+        slopes.append(codec.relative_slope(codec.transform(table)))
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-3)
+    assert np.abs(slopes[0]).max() > 0
+
+
+def test_steps_are_as_usual_as_that_at_the_median():
+    """A column of ninety days is no odder than a column of numbers: what is rarer than its middle counts."""
+    day = np.datetime64("2020-01-01", "ns") + np.random.default_rng(0).integers(0, 90, 4000).astype("timedelta64[D]")
+    table = read_table({"day": day})
+    codec = fit_codec(table)
+    encoded = codec.transform(table)
+    mass = np.log(np.diff(ndtr(encoded.x[:, 0, :2].astype(float)), axis=1)[:, 0])
+    unlikely = -(mass + codec.relative_slope(encoded)[:, 0])
+    assert abs(np.median(unlikely) - 0.5 * np.log(2 * np.pi)) < 0.3  # -log of a standard normal's density in the middle

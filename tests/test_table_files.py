@@ -266,3 +266,34 @@ def test_infinity_is_named_by_file_and_line(tmp_path, cell):
     (tmp_path / "a.csv").write_text(f"x,y\n1,2\n3,{cell}\n")
     with pytest.raises(InputError, match=rf"a.csv: column 'y' has '{cell}' in line 3, where a finite number is needed"):
         read_table_file(tmp_path / "a.csv")
+
+
+def test_lines_are_counted_where_some_are_empty_and_cells_have_several(tmp_path):
+    (tmp_path / "a.csv").write_text('x,y\n"one\ntwo",2\n\n\nthree,inf\n')
+    with pytest.raises(InputError, match="column 'y' has 'inf' in line 6"):
+        read_table_file(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text('x,y\n"one\ntwo",2\n\nthree\n')
+    with pytest.raises(InputError, match="has 1 cells in line 5, and 2 columns"):
+        read_table_file(tmp_path / "b.csv")
+
+
+def test_codes_are_numbers_where_a_kind_says_so(tmp_path):
+    (tmp_path / "a.csv").write_text("time,y\n" + "".join(f"{60 * (i % 24):04d},{i / 7}\n" for i in range(60)))
+    table = read_table_file(tmp_path / "a.csv")
+    codec = fit_codec(table, {"time": "count"})
+    assert codec.schema["time"].kind == "count"
+    assert codec.schema["time"].dtype == "int64"
+    np.testing.assert_array_equal(codec.numbers("time", table), 60.0 * (np.arange(60) % 24))
+    piece = next(table_pieces(tmp_path / "a.csv", codec.schema))
+    np.testing.assert_array_equal(piece.columns["time"], codec.numbers("time", table))
+    with pytest.raises(InputError, match="'time' cannot be date"):
+        fit_codec(table, {"time": "date"})
+
+
+def test_a_column_that_begins_with_gaps_alone_is_written_to_parquet(tmp_path):
+    pytest.importorskip("pyarrow")
+    empty, full = (Table({"a": np.array([cell], object)}, "csv", {"a": "str"}) for cell in (None, "one"))
+    with table_writer(tmp_path / "a.parquet") as write:
+        write(empty)
+        write(full)
+    assert read_table_file(tmp_path / "a.parquet").columns["a"].tolist() == [None, "one"]

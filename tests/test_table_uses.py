@@ -403,8 +403,10 @@ def test_weights_of_rows_are_felt_by_scales_and_by_what_is_typical():
 def test_a_column_whose_weighted_rows_are_all_alike():
     rng = np.random.default_rng(0)
     x = {"a": np.where(np.arange(60) < 50, 1.5, rng.normal(size=60)), "b": rng.normal(size=60)}
+    x["c"] = np.where(np.arange(60) < 50, 0.0, rng.normal(size=60))
     model = quiet(TableVAE(**QUICK), x, sample_weight=(np.arange(60) < 50).astype(float))
     assert np.isfinite(model.anomaly_score(x)).all()
+    assert np.isfinite([*model.typical_.centre, *model.typical_.spread, *model.typical_.usual]).all()
 
 
 def test_python_objects_in_a_frame_come_back_as_what_they_were():
@@ -457,3 +459,78 @@ def test_a_detector_knows_gaps_that_tell():
     found = quiet(qphi.AnomalyDetector(missing="not at random", **QUICK), x)
     assert found.model_.missing == "not at random"
     assert found.model_.architecture_.not_at_random
+
+
+def test_a_column_of_gaps_alone_is_filled_whatever_the_type_of_its_gaps(dated):
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    model, x = dated
+    frame = pandas.DataFrame({name: cells[:5] for name, cells in x.items()})
+    for gap in (None, np.nan, pandas.NaT, pandas.NA):
+        full = model.impute(frame.assign(city=gap, day=gap, grade=np.nan))
+        assert set(full["city"]) <= {"Rome", "Oslo"}
+        assert full["day"].dtype.kind == "M"
+        assert not full.isna().to_numpy().any()
+    empty = polars.DataFrame({"a": x["a"][:5]}).with_columns(
+        polars.lit(None).alias(n) for n in ("day", "grade", "city")
+    )
+    full = model.impute(empty)
+    assert full.null_count().sum_horizontal().item() == 0
+    assert model.impute_probabilities(empty)["city"].shape == (5, 2)
+
+
+def test_reconstructions_have_the_types_of_the_fit(dated):
+    model, x = dated
+    rows = {**x, "a": np.zeros(300, int)}
+    again = model.reconstruct(rows)
+    assert again["a"].dtype == float
+    assert (again["a"] % 1 != 0).any()
+
+
+def test_decimals_of_any_length_stay():
+    pyarrow = pytest.importorskip("pyarrow")
+    polars = pytest.importorskip("polars")
+    rng = np.random.default_rng(0)
+    long = [None, *(Decimal(f"123456789012345{int(v):03d}.91") for v in rng.integers(0, 999, 59))]
+    wide = [None, *(Decimal(f"{v:.18f}") for v in rng.uniform(1e10, 2e10, 59))]
+    columns = {
+        "long": pyarrow.array(long, pyarrow.decimal128(20, 2)),
+        "wide": pyarrow.array(wide, pyarrow.decimal128(38, 18)),
+    }
+    frame = pyarrow.table({**columns, "b": rng.normal(size=60)})
+    full = quiet(TableVAE(**QUICK), frame).impute(frame)
+    assert full["long"].to_pylist()[1:] == long[1:]
+    assert full["wide"].to_pylist()[1:] == wide[1:]
+    other = polars.DataFrame({"long": polars.Series(long, dtype=polars.Decimal(20, 2)), "b": rng.normal(size=60)})
+    assert quiet(TableVAE(**QUICK), other).impute(other)["long"].to_list()[1:] == long[1:]
+
+
+def test_frames_of_pandas_with_types_of_arrow():
+    pandas = pytest.importorskip("pandas")
+    pyarrow = pytest.importorskip("pyarrow")
+    rng = np.random.default_rng(0)
+    price = [None, *(Decimal(f"{v:.2f}") for v in rng.exponential(20, 59))]
+    made = pyarrow.table(
+        {
+            "price": pyarrow.array(price, pyarrow.decimal128(10, 2)),
+            "day": pyarrow.array([None, *(datetime.date(2024, 1, 1 + int(k)) for k in rng.integers(0, 30, 59))]),
+            "count": pyarrow.array([None, *rng.integers(0, 99, 59).tolist()]),
+            "city": pyarrow.array([None, *rng.choice(["Rome", "Oslo", "Bern"], 59).tolist()]),
+            "b": rng.normal(size=60),
+        }
+    )
+    frame = made.to_pandas(types_mapper=pandas.ArrowDtype)
+    full = quiet(TableVAE(**QUICK), frame).impute(frame)
+    assert (full.dtypes == frame.dtypes).all()
+    assert not full.isna().to_numpy().any()
+    assert full["price"].tolist()[1:] == frame["price"].tolist()[1:]
+
+
+def test_times_with_a_zone_among_objects_keep_one():
+    pandas = pytest.importorskip("pandas")
+    start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    times = [None, *(start + datetime.timedelta(hours=int(k)) for k in np.random.default_rng(0).integers(0, 900, 59))]
+    frame = pandas.DataFrame({"time": pandas.Series(times, dtype=object), "b": np.arange(60.0)})
+    full = quiet(TableVAE(**QUICK), frame).impute(frame)
+    assert full["time"].tolist()[0].tzinfo is not None
+    assert sorted(full["time"])[0] >= start

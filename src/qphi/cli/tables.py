@@ -194,6 +194,8 @@ def impute(
     if cells is not None and draws is not None:
         raise InputError("--cells tells how sure single values are; --draws writes several. Give one of the two.")
     beside = None if cells is None else output_path(cells, cells, SUFFIXES)
+    if beside is not None and beside.resolve() == path.resolve():
+        raise InputError(f"--cells and --out are both {path}. Give two names.")
     model = open_table_run(run)
     from contextlib import ExitStack
 

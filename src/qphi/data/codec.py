@@ -32,7 +32,8 @@ __all__ = ["Encoded", "TableCodec", "fit_codec"]
 
 
 # scores in the order of their distance from the median
-NEAR_MEDIAN = np.array([0.01] + [sign * 0.02 * k for k in range(1, 111) for sign in (1, -1)])
+NEAR_MEDIAN = np.array([0.01] + [sign * 0.02 * k for k in range(1, 251) for sign in (1, -1)])
+DAY = 86_400e9  # nanoseconds
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,9 +85,16 @@ class TableCodec:
 
     @property
     def typical_slope(self) -> Float[np.ndarray, " columns"]:
-        """log du/dx of each continuous column at the score next to its median that is no atom; 0 for the others."""
-        slopes = [s.encode(s.decode(NEAR_MEDIAN))[1] for s in self.scores]
-        return np.array([*(next(iter(own[own != 0]), 0.0) for own in slopes), *(0.0 for _ in self.shares)])
+        """log du/dx of each continuous column at the score next to its median that is no atom; of a column of steps the
+        log of how many scores the step at its median has; 0 for the others."""
+        return np.array([*(_typical_slope(scores) for scores in self.scores), *(0.0 for _ in self.shares)])
+
+    def relative_slope(self, encoded: Encoded) -> Float[np.ndarray, "rows columns"]:
+        """`log_slope` less the column's typical one: moves log p to units that no column's own have a part in. 0 for
+        gaps, categories and atoms."""
+        stepped = np.array([*(s.step > 0 for s in self.scores), *(False for _ in self.shares)])
+        seen = ~np.isnan(encoded.x[..., 0])
+        return np.where(seen & (stepped | (encoded.log_slope != 0)), encoded.log_slope - self.typical_slope, 0.0)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -162,8 +170,8 @@ class TableCodec:
         if self.schema[name].kind in NUMERIC:
             return shares
         j = self.names.index(name) - len(self.scores)
-        last, own = self.level_counts[j] - 1, np.asarray(self.shares[j])
-        return np.concatenate([shares[:, :last], shares[:, last : last + 1] * own[last:] / own[last:].sum()], axis=1)
+        last, own = self.level_counts[j] - 1, _within_pool(self.shares[j], self.level_counts[j])
+        return np.concatenate([shares[:, :last], shares[:, last : last + 1] * own], axis=1)
 
     def constant(self, column: Column, rows: int) -> np.ndarray:
         """A constant column's cells; of a column that was left out, gaps."""
@@ -187,6 +195,8 @@ class TableCodec:
             codes = _codes(column, cells)
             return np.where(codes < 0, np.nan, codes.astype(float))
         if column.kind == "date":
+            if not seen_cells(cells).any():  # of whatever type its gaps are
+                return np.full(len(cells), np.nan)
             if cells.dtype.kind != "M":
                 raise InputError(_wrong_type(column, cells, "a date"))
             return np.where(np.isnat(cells), np.nan, cells.astype("int64").astype(float))
@@ -212,7 +222,7 @@ class TableCodec:
         codes = _whole(u, count)
         pooled = codes == count - 1
         if len(shares) > count and rng is not None and pooled.any():
-            among = shares[count - 1 :] / shares[count - 1 :].sum()
+            among = _within_pool(self.shares[j - len(self.scores)], count)
             codes[pooled] = count - 1 + rng.choice(len(among), size=int(pooled.sum()), p=among)
         return _level_values(column, codes)
 
@@ -229,6 +239,13 @@ class TableCodec:
         """The inverse of `to_json`."""
         scores = tuple(NormalScores.from_json(s) for s in values["scores"])
         return TableCodec(Schema.from_json(values["schema"]), scores, tuple(tuple(s) for s in values["shares"]))
+
+
+def _typical_slope(scores: NormalScores) -> float:
+    ends, log_slope = scores.encode(scores.decode(NEAR_MEDIAN))
+    if scores.step:
+        return float(np.log(ends[0, 1] - ends[0, 0]))
+    return float(next(iter(log_slope[log_slope != 0]), 0.0))
 
 
 def fit_codec(
@@ -254,15 +271,21 @@ def fit_codec(
             cells = cells[rows]
         if column.kind in NUMERIC:
             values = half._numbers(column, cells)
-            step = 1.0 if column.kind == "ordinal" else column.step if column.kind in ("count", "date") else 0.0
-            if column.kind == "date" and column.different > MANY:  # as good as continuous, as many whole numbers are
-                step = 0.0
+            # shorter steps of dates are as good as none, and so are days where they are as many as such whole numbers
+            days = column.kind == "date" and column.step == DAY and column.different <= MANY
+            step = 1.0 if column.kind == "ordinal" else column.step if column.kind == "count" or days else 0.0
             log = column.kind == "positive"
             scores.append(fit_scores(values[~np.isnan(values)], step=step, log=log, every=column.kind == "ordinal"))
         else:
             counts = np.bincount(_codes(column, cells) + 1, minlength=len(column.levels) + 1)[1:]
             shares.append(tuple((counts / max(counts.sum(), 1)).tolist()))
     return TableCodec(schema, tuple(scores), tuple(shares))
+
+
+def _within_pool(shares: tuple[float, ...], count: int) -> np.ndarray:
+    """Shares among the levels that are the last of `count` to the model; equal ones where rows that count have none."""
+    own = np.asarray(shares[count - 1 :])
+    return own / own.sum() if own.sum() else np.full(len(own), 1 / len(own))
 
 
 def _codes(column: Column, cells: np.ndarray) -> np.ndarray:

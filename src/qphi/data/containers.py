@@ -5,8 +5,9 @@ None of pandas, polars and pyarrow is imported before it is needed.
 
 from __future__ import annotations
 
+import datetime
 import re
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,14 @@ def to_container(table: Table) -> Any:
 
 
 def of_columns(columns: dict[str, np.ndarray], like: Table) -> Table:
-    """New columns of numbers and text, for the rows of a table and in its container: of an array's, a dictionary."""
-    number, text = {"polars": ("Float64", "String"), "pyarrow": ("double", "string")}.get(
-        like.container, ("float64", "object")
-    )
+    """New columns of numbers, dates and text, for the rows of a table and in its container: of an array's, a
+    dictionary."""
+    kinds = {
+        "polars": {"f": "Float64", "M": "Datetime(time_unit='us')", "O": "String"},
+        "pyarrow": {"f": "double", "M": "timestamp[us]", "O": "string"},
+    }.get(like.container, {"f": "float64", "M": "datetime64[ns]", "O": "object"})
     container = like.container if like.named else "dict"
-    dtypes = {name: number if cells.dtype.kind == "f" else text for name, cells in columns.items()}
+    dtypes = {name: kinds[cells.dtype.kind] for name, cells in columns.items()}
     return Table(columns, container, dtypes, index=like.index)
 
 
@@ -57,6 +60,8 @@ def to_arrow(table: Table) -> Any:
     for name, cells in table.columns.items():
         dtype = table.dtypes.get(name, table.dtypes.get("x", "")).lower()
         dtypes[name] = dtype if dtype.startswith(("int", "uint")) else kinds[cells.dtype.kind]
+        if dtypes[name] == "object" and not any(cell is not None for cell in cells):  # no type to be told by
+            dtypes[name] = "bool" if dtype.startswith("bool") else "string"
     return _to_arrow(Table(dict(table.columns), "pyarrow", dtypes))
 
 
@@ -81,6 +86,10 @@ def _to_pandas(table: Table) -> Any:
     frame = {}
     for key, values in table.columns.items():
         dtype: Any = table.dtypes[key]
+        if dtype.endswith("[pyarrow]"):
+            arrow = _to_arrow(Table({key: values}, "pyarrow", {key: dtype.removesuffix("[pyarrow]")}))[key]
+            frame[key] = pandas.Series(pandas.arrays.ArrowExtensionArray(arrow), index=table.index)
+            continue
         if key in table.levels:
             categories, ordered = table.levels[key]
             dtype = pandas.CategoricalDtype(categories, ordered=ordered)
@@ -105,6 +114,7 @@ def _as_objects(values: np.ndarray, kind: str) -> np.ndarray:
         "Decimal": lambda v: Decimal(repr(v)),
         "date": lambda v: np.datetime64(v, "ns").astype("datetime64[D]").item(),
         "datetime": lambda v: np.datetime64(v, "ns").astype("datetime64[us]").item(),
+        "aware datetime": lambda v: np.datetime64(v, "ns").astype("datetime64[us]").item().replace(tzinfo=datetime.UTC),
     }.get(kind)
     if make is None:
         return values
@@ -150,7 +160,8 @@ def _to_arrow(table: Table) -> Any:
         fixed = re.fullmatch(r"decimal(\d+)\((\d+), (-?\d+)\)", name)
         if fixed:
             unit = Decimal(1).scaleb(-int(fixed[3]))
-            values = [None if v is None else Decimal(repr(v)).quantize(unit) for v in values]
+            exact = Context(prec=int(fixed[2]) + 1)
+            values = [None if v is None else Decimal(repr(v)).quantize(unit, context=exact) for v in values]
             kind = pyarrow.decimal256 if fixed[1] == "256" else pyarrow.decimal128
             arrays[key] = pyarrow.array(values, kind(int(fixed[2]), int(fixed[3])))
             continue

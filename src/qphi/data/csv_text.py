@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
     names: list[str]
     rows: list[list[str]]
-    line: int  # of the first row
+    lines: list[int]  # where each row begins
     delimiter: str
 
 
@@ -50,24 +50,18 @@ def csv_pieces(path: Path, rows: int | None = None) -> Iterator[Piece]:
             reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
             first = next(reader)
             names = _names(first, path)
-            kept: Iterator[list[str]] = reader
-            line = 2
+            kept = _with_lines(reader)
             if names is None:
-                names, kept, line = [f"column{j}" for j in range(len(first))], itertools.chain([first], reader), 1
-            found = False
+                names, kept = [f"column{j}" for j in range(len(first))], itertools.chain([(1, first)], kept)
             while piece := list(itertools.islice(kept, rows)):
-                whole = [row for row in piece if row]
-                for offset, row in enumerate(piece):
-                    if row and len(row) != len(names):
+                for line, row in piece:
+                    if len(row) != len(names):
                         raise InputError(
-                            f"{path} has {len(row)} cells in line {line + offset}, and {len(names)} columns: "
+                            f"{path} has {len(row)} cells in line {line}, and {len(names)} columns: "
                             f"it is cut off, or a cell holds the delimiter {delimiter!r}. Quote or complete that line."
                         )
-                if whole:
-                    found = True
-                    yield Piece(names, whole, line, delimiter)
-                line += len(piece)
-            if not found:
+                yield Piece(names, [row for _, row in piece], [line for line, _ in piece], delimiter)
+            if not line:
                 raise InputError(f"{path} has a header but 0 rows. Give at least one row.")
     except UnicodeDecodeError as error:
         raise InputError(
@@ -77,7 +71,16 @@ def csv_pieces(path: Path, rows: int | None = None) -> Iterator[Piece]:
     except (EOFError, csv.Error, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        raise InputError(f"cannot read {path} near line {max(line, 1)}: {error}. It is cut off or damaged.") from None
+        raise InputError(f"cannot read {path} near line {line + 1}: {error}. It is cut off or damaged.") from None
+
+
+def _with_lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Rows and the lines that they begin in, which a cell may have several of; empty lines left out."""
+    begins = reader.line_num + 1
+    for row in reader:
+        if row:
+            yield begins, row
+        begins = reader.line_num + 1
 
 
 def _undecodable(path: Path, opener: Any) -> int:
@@ -112,16 +115,16 @@ def from_text(piece: Piece, schema: Schema | None, path: Path) -> Table:
         points = cells if piece.delimiter == "," else [_with_point(cell) for cell in cells]
         column = known.get(name)
         if column is None:
-            columns[name], dtypes[name] = _guess(cells, points, name, piece.line, path)
+            columns[name], dtypes[name] = _guess(cells, points, name, piece.lines, path)
         else:
             levels = [v for v in column.levels if not isinstance(v, str)]
             numeric = column.kind in NUMERIC if not column.levels else bool(levels)
             if column.kind == "date":
-                columns[name] = _dates(cells, name, piece.line, path)
+                columns[name] = _dates(cells, name, piece.lines, path)
             elif levels and all(isinstance(level, bool) for level in levels):
                 columns[name] = as_truths(_labels(cells))
             elif numeric or (column.kind == "constant" and isinstance(column.value, (int, float))):
-                columns[name] = _numbers(points, name, piece.line, path)
+                columns[name] = _numbers(points, name, piece.lines, path)
             else:
                 columns[name] = _labels(cells)
             dtypes[name] = column.dtype
@@ -135,12 +138,12 @@ def _with_point(cell: str) -> str:
     return point if point != cell and _is_number(point) else cell
 
 
-def _guess(cells: list[str], points: list[str], name: str, line: int, path: Path) -> tuple[np.ndarray, str]:
+def _guess(cells: list[str], points: list[str], name: str, lines: list[int], path: Path) -> tuple[np.ndarray, str]:
     """A column of text as numbers, dates or labels; `points`: the same with decimal points in its numbers."""
     seen = [cell for cell in points if cell.lower() not in GAPS]
     if seen and all(map(_is_number, seen)) and not _are_codes(seen):
         whole = all("." not in c and "e" not in c.lower() for c in seen)
-        return _numbers(points, name, line, path), "int64" if whole else "float64"
+        return _numbers(points, name, lines, path), "int64" if whole else "float64"
     if seen and all(len(c) >= 8 and c[:4].isdigit() and c[4] == "-" for c in seen):
         with contextlib.suppress(ValueError):
             return as_dates([c if c.lower() not in GAPS else "NaT" for c in cells]), "datetime64[ns]"
@@ -180,7 +183,7 @@ def _labels(cells: list[str]) -> np.ndarray:
     return labels
 
 
-def _numbers(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
+def _numbers(cells: list[str], name: str, lines: list[int], path: Path) -> np.ndarray:
     numbers = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
         if cell.lower() not in GAPS:
@@ -191,13 +194,13 @@ def _numbers(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
                 numbers[row], needed = math.inf, "a number"
             if math.isinf(numbers[row]):
                 raise InputError(
-                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where {needed} is needed. "
+                    f"{path}: column {name!r} has {cell!r} in line {lines[row]}, where {needed} is needed. "
                     "Correct it, or leave the cell empty."
                 )
     return numbers
 
 
-def _dates(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
+def _dates(cells: list[str], name: str, lines: list[int], path: Path) -> np.ndarray:
     dates = np.full(len(cells), "NaT", "datetime64[ns]")
     for row, cell in enumerate(cells):
         if cell.lower() not in GAPS:
@@ -205,7 +208,7 @@ def _dates(cells: list[str], name: str, first: int, path: Path) -> np.ndarray:
                 dates[row] = as_dates([cell])[0]
             except ValueError:
                 raise InputError(
-                    f"{path}: column {name!r} has {cell!r} in line {first + row}, where a date as 2024-05-01 is needed."
+                    f"{path}: column {name!r} has {cell!r} in line {lines[row]}, where a date as 2024-05-01 is needed."
                 ) from None
     return dates
 

@@ -218,6 +218,8 @@ def _from_pandas(x: Any, name: str) -> Table:
         if dtypes[key] == "category":
             levels[key] = (series.cat.categories.tolist(), bool(series.cat.ordered))
             columns[key] = as_cells(np.asarray(series.astype(object)))
+        elif dtypes[key].endswith("[pyarrow]"):
+            columns[key] = _numbers_or_cells(series.array.__arrow_array__().to_pylist(), dtypes[key])
         elif series.dtype.kind == "M":
             columns[key] = as_dates(series.to_numpy(dtype=f"datetime64[{getattr(series.dtype, 'unit', 'us')}]"))
         elif series.dtype.kind in "iuf":
@@ -226,9 +228,13 @@ def _from_pandas(x: Any, name: str) -> Table:
             objects = np.asarray(series.astype(object))
             columns[key] = as_cells(objects)
             if dtypes[key] == "object" and columns[key].dtype.kind != "O":  # what to_pandas makes of them again
-                kinds = {type(v).__name__ for v in objects if not _is_gap(v)}
+                kinds = {_python_type(v) for v in objects if not _is_gap(v)}
                 dtypes[key] = f"object of {kinds.pop()}" if len(kinds) == 1 else "object"
     return Table(columns, "pandas", dtypes, levels, x.index)
+
+
+def _python_type(value: Any) -> str:
+    return "aware datetime" if getattr(value, "tzinfo", None) is not None else type(value).__name__
 
 
 def _from_polars(x: Any, name: str) -> Table:

@@ -18,6 +18,7 @@ __all__ = ["KINDS", "Column", "Schema", "find_schema", "read_kinds"]
 
 KINDS = ("real", "positive", "bounded", "count", "ordinal", "categorical", "binary", "date", "id", "text", "constant")
 NUMERIC = ("real", "positive", "bounded", "count", "ordinal", "date")
+NUMBERS = ("real", "positive", "bounded", "count")
 LEFT_OUT = ("id", "text", "constant")
 TRUTHS = {"true": True, "false": False}  # how text says what a file with types says
 LABELS = (str, bool, int, float, np.generic)  # what a cell of a categorical column can be
@@ -127,6 +128,8 @@ def find_schema(table: Table, kinds: Mapping[str, str] | str | Path | None = Non
     columns = []
     for name, cells in table.columns.items():
         dtype = table.dtypes.get(name, table.dtypes.get("x", ""))
+        if wanted.get(name) in NUMBERS and cells.dtype.kind == "O":
+            cells, dtype = _told_numbers(cells, dtype)
         column = _column(name, cells, dtype, wanted.get(name), table.levels.get(name))
         if column.kind == "id" and name not in wanted and not table.named:
             column = _column(name, cells, dtype, "real", None)  # an array's columns are there to be modelled
@@ -147,6 +150,15 @@ def read_kinds(kinds: Mapping[str, str] | str | Path | None) -> dict[str, str]:
     if not isinstance(values, dict):
         raise InputError(f"{kinds} holds no JSON object. Give one of column: kind.")
     return values
+
+
+def _told_numbers(cells: np.ndarray, dtype: str) -> tuple[np.ndarray, str]:
+    """Text that is numbers throughout as such, with their type; anything else as it is."""
+    try:
+        numbers = np.array([np.nan if cell is None else float(cell) for cell in cells])
+    except (TypeError, ValueError):
+        return cells, dtype
+    return numbers, "int64" if (numbers[~np.isnan(numbers)] % 1 == 0).all() else "float64"
 
 
 def _column(name: str, cells: np.ndarray, dtype: str, kind: str | None, declared: Any) -> Column:
@@ -189,7 +201,7 @@ def _column(name: str, cells: np.ndarray, dtype: str, kind: str | None, declared
 
 
 def _of_labels(made: Column, seen: np.ndarray, different: list, kind: str | None, declared: Any) -> Column:
-    if kind in ("real", "positive", "bounded", "count", "date"):
+    if kind in (*NUMBERS, "date"):
         raise InputError(
             f"column {made.name!r} cannot be {kind}: it has text such as {different[0]!r}. Use categorical."
         )

@@ -64,9 +64,11 @@ def choose_rows(path: str | Path, most_cells: int | None = MOST_CELLS) -> tuple[
     pieces = csv_pieces(path, ROWS)
     first = next(pieces)
     most = _most_rows(most_cells, len(first.names))
-    rows = (piece.rows for piece in itertools.chain([first], pieces))
+    rows = (list(zip(piece.lines, piece.rows, strict=True)) for piece in itertools.chain([first], pieces))
     kept, count = _thinned(rows, most, lambda piece, keep: list(itertools.compress(piece, keep)))
-    return from_text(first._replace(rows=[row for piece in kept for row in piece]), None, path), count
+    chosen = list(itertools.chain.from_iterable(kept))
+    piece = first._replace(rows=[row for _, row in chosen], lines=[line for line, _ in chosen])
+    return from_text(piece, None, path), count
 
 
 def _most_rows(most_cells: int | None, columns: int) -> float:
@@ -88,9 +90,9 @@ def _thinned(pieces: Iterable[Any], most: float, take: Callable[[Any, np.ndarray
     return [piece for piece, _ in kept], count
 
 
-def table_pieces(path: str | Path, schema: Schema, rows: int = ROWS) -> Iterator[Table]:
+def table_pieces(path: str | Path, schema: Schema, rows: int | None = None) -> Iterator[Table]:
     """A table a piece at a time, its columns read as `schema` says: memory does not grow with the file."""
-    path = _existing(path)
+    path, rows = _existing(path), rows or ROWS
     if path.suffix.lower() == ".parquet":
         with _parquet(path) as file:
             for batch in file.iter_batches(rows):

@@ -64,7 +64,8 @@ class TableUses:
         return to_container(self.codec_.inverse_transform(decoded_modes(self._fitted(), z)))
 
     def reconstruct(self, X: Any) -> Any:
-        """Each row as its posterior mean decodes; gaps come out filled."""
+        """Each row as its posterior mean decodes, in the container and types of the fit, with the columns of X; gaps
+        come out filled."""
         return filling.joined([self._reconstructed(piece) for piece in in_pieces(X)])
 
     def _reconstructed(self, X: Any) -> Any:
@@ -75,7 +76,7 @@ class TableUses:
         """`reconstruct` as a `qphi.data.frames.Table`."""
         table, encoded = self._seen(X)
         means, _ = encode_rows(self._fitted(), encoded.x)
-        made = self.codec_.inverse_transform(decoded_modes(self._fitted(), means), like=table)
+        made = self.codec_.inverse_transform(decoded_modes(self._fitted(), means))
         return dataclasses.replace(made, columns={name: made.columns[name] for name in table.columns})
 
     def interpolate(self, a: Any, b: Any, steps: int = 9) -> Any:
@@ -183,8 +184,9 @@ class TableUses:
     def impute_probabilities(self, X: Any, *, draws: int = IMPUTING) -> dict[str, Float[np.ndarray, "rows levels"]]:
         """For each column with levels p(x_j = level | the row's other cells), (rows, levels), of `draws` draws.
 
-        Levels stand as in `schema_[name].levels`; the row of an observed cell is 1 at its own. A column to predict is
-        one whose cells are all missing: `model.impute_probabilities(df.assign(income=None))["income"]`.
+        Levels stand as in `schema_[name].levels`; the row of an observed cell is 1 at its own, all 0 where it is a
+        number that is none of an ordinal column's; a category that the fit did not see counts as missing. A column to
+        predict is one whose cells are all missing: `model.impute_probabilities(df.assign(income=None))["income"]`.
         """
         table, encoded = self._seen(X)
         rows, draws = _with_gaps(encoded), positive(draws, "draws")
@@ -271,7 +273,7 @@ class TableUses:
         model = self._fitted()
         if self._reference is not None:
             scores = score_cells(model, self._reference.x, PARTICLES)
-            slope, rarest = self.codec_.typical_slope, self._typical.rarest
+            slope, rarest = self.codec_.relative_slope(self._reference), self._typical.rarest
             joint, _ = anomalies.unlikeliness(scores, self._reference, slope, rarest)
             self._typical, self._reference = self._typical.with_joint(joint), None
         return self._typical
@@ -329,7 +331,8 @@ class TableUses:
         positive(particles, "particles")
         table, encoded = self._seen(X)
         scores = score_cells(self._fitted(), encoded.x, particles)
-        joint, cells = anomalies.unlikeliness(scores, encoded, self.codec_.typical_slope, self._typical.rarest)
+        slope, rarest = self.codec_.relative_slope(encoded), self._typical.rarest
+        joint, cells = anomalies.unlikeliness(scores, encoded, slope, rarest)
         return _Scored(table, encoded, scores[0] + encoded.log_slope.sum(axis=1), joint, cells)
 
     def _oddness(self, scored: _Scored) -> Float[np.ndarray, " rows"]:

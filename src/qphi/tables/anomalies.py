@@ -72,7 +72,7 @@ def fit_typical(codec: TableCodec, table: Table, encoded: Encoded, seed: int) ->
     """
     numbers = [codec.numbers(column.name, table) for column in codec.numeric]
     # neither 1e300 nor 1e-300 has a square
-    sizes = [float(np.nanmax(np.abs(x))) for x in numbers]
+    sizes = [float(np.nanmax(np.abs(x))) or 1.0 for x in numbers]
     centre, spread = (
         tuple(float(size * f(x / size)) for x, size in zip(numbers, sizes, strict=True))
         for f in (np.nanmean, np.nanstd)
@@ -98,19 +98,18 @@ def again(typical: Typical, codec: TableCodec, table: Table, encoded: Encoded, s
 def unlikeliness(
     scores: tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]],
     encoded: Encoded,
-    typical_slope: Float[np.ndarray, " columns"],
+    slope: Float[np.ndarray, "rows columns"],
     rarest: float,
 ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows columns"]]:
     """-log p(x_obs) of each row and -log p(x_j | other cells) of each cell, nats, whatever the units of the columns.
 
     scores: log p of both, in the model's units, from `score_cells`.
 
-    A density's unit is that of its column's median: `typical_slope` is log du/dx there, so that only what is rarer than
-    the middle of its column counts, and columns can be compared. A level that the fit did not see has -log `rarest`.
+    A density's unit is that of its column's median, by `slope` = `TableCodec.relative_slope`, so that only what is
+    rarer than the middle of its column counts, and columns can be compared. A level that the fit did not see has
+    -log `rarest`.
     """
     evidence, cells = scores
-    seen = ~np.isnan(encoded.x[..., 0])
-    slope = np.where(seen & (encoded.log_slope != 0), encoded.log_slope - typical_slope, 0.0)
     new = np.where(encoded.new, -np.log(rarest), 0.0)
     return new.sum(axis=1) - (evidence + slope.sum(axis=1)), new - (cells + slope)
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from qphi.data.codec import TableCodec
-from qphi.data.containers import to_container
+from qphi.data.containers import of_columns, to_container
 from qphi.data.csv_text import cell_text
 from qphi.data.frames import Table, as_cells
 from qphi.data.schema import NUMERIC, are_truths, as_truths, seen_cells
@@ -54,13 +54,17 @@ def filled(
     codec: TableCodec, table: Table, rows: Int[np.ndarray, " drawn"], values: Float[np.ndarray, "drawn columns"]
 ) -> Table:
     """The table with the gaps of `rows`, which are all that have any, filled with `values`."""
-    columns = dict(table.columns)
+    columns, dtypes, levels = dict(table.columns), dict(table.dtypes), dict(table.levels)
     for j, column in enumerate(codec.schema.modelled):
         cells = columns[column.name]
         gaps = ~seen_cells(cells)[rows]
         if not gaps.any():
             continue
         made = codec.cells(column.name, values[gaps, j])
+        if made.dtype.kind != cells.dtype.kind and not seen_cells(cells).any():  # all gaps, of whatever type
+            cells = np.full(len(cells), np.datetime64("NaT") if made.dtype.kind == "M" else None, made.dtype)
+            dtypes |= of_columns({column.name: cells}, table).dtypes
+            levels.pop(column.name, None)
         if are_truths(cells):
             made = as_truths(made)
         new = cells.copy()
@@ -70,7 +74,7 @@ def filled(
         if column.kind == "constant" and column.name in columns and column.value is not None:
             cells = columns[column.name]
             columns[column.name] = np.where(seen_cells(cells), cells, codec.constant(column, len(cells)))
-    return dataclasses.replace(table, columns=columns)
+    return dataclasses.replace(table, columns=columns, dtypes=dtypes, levels=levels)
 
 
 def _commonest(levels: np.ndarray) -> Float[np.ndarray, " rows"]:
@@ -236,19 +240,21 @@ def give_back(table: Table, original: Any) -> Any:
         for position, label in enumerate(original.columns):
             cells = original.iloc[:, position]
             if cells.isna().any():
-                exact = str(cells.dtype) == "object" or cells.dtype.kind in "iu"  # pandas' own, with gaps
+                # objects, and pandas' own whole numbers with gaps, unless there is nothing to keep
+                exact = (str(cells.dtype) == "object" or cells.dtype.kind in "iu") and cells.notna().any()
                 filled = new[str(label)]
                 made.isetitem(position, cells.where(cells.notna(), filled) if exact else filled)
         return made
     if table.container == "polars":
-        whole = [c for c in original.columns if original[c].dtype.is_integer() and new[c].dtype == original[c].dtype]
-        return new.with_columns(original[c].zip_with(original[c].is_not_null(), new[c]) for c in whole)
+        exact = [c for c in original.columns if original[c].dtype.is_integer() or original[c].dtype.is_decimal()]
+        exact = [c for c in exact if new[c].dtype == original[c].dtype]
+        return new.with_columns(original[c].zip_with(original[c].is_not_null(), new[c]) for c in exact)
     if table.container == "pyarrow":
         from pyarrow import compute  # pyright: ignore[reportMissingImports]
 
         for position, name in enumerate(new.column_names):
             kind = str(new.schema.field(name).type)
-            if kind.startswith(("int", "uint")) and kind == str(original.schema.field(name).type):
+            if kind.startswith(("int", "uint", "decimal")) and kind == str(original.schema.field(name).type):
                 parts = [original[name].is_valid(), original[name], new[name]]
                 new = new.set_column(position, name, compute.call_function("if_else", parts))
     return new

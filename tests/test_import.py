@@ -17,7 +17,7 @@ SOURCE = Path(qphi.__file__).parent
 # A room may import from the lines before its own, never from those after it, nor from its own line.
 ORDER = """
 errors status theme
-files precision noise verdict systems
+files precision programs noise verdict systems
 serialise data targets families importance
 draws bounds
 summary stopping solvers

@@ -37,6 +37,7 @@ from qphi.noise import checked_key
 from qphi.posterior import Posterior
 from qphi.posterior.files import RECORD, load_posterior
 from qphi.precision import double
+from qphi.programs import make_room
 from qphi.serialise import read_json
 from qphi.solvers import AbstractExactSolver, AbstractNoisySolver, StochasticGradient
 from qphi.solvers.exact import MOST_DENSE, Spiked
@@ -199,6 +200,7 @@ def load(path: str | Path) -> Any:
 def _infer(
     target: AbstractTarget, key: PRNGKeyArray, effort: str, max_time: float | None, solver: AbstractExactSolver | None
 ) -> Posterior:
+    make_room()
     began = time.monotonic()
     deadline = math.inf if max_time is None else began + max_time
     found = infer(Oracle(target), key, effort=EFFORTS[effort], deadline=deadline, solver=solver)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from qphi.bounds.objective import Scores
+from qphi.programs import make_room
 from qphi.solvers.base import AbstractNoisySolver, Problem, blame_order
 from qphi.status import Status
 from qphi.stopping import Plateau
@@ -252,6 +253,7 @@ def drive(
     `watch` is told after each visit to the device; `save` gets (run, history, seconds) every `save_every` seconds and
     at the end. Neither touches the compiled steps, and where visits fall does not change what is computed.
     """
+    make_room()
     fields = _fields(problem)
     history = {name: [] for name in [*fields, "seconds"]} if history is None else history
     began = time.monotonic() - seconds_before

@@ -51,3 +51,13 @@ def fitted_table() -> Any:
     from small_table import QUICK, quiet, table
 
     return quiet(TableVAE(particles=2, **QUICK), table())
+
+
+@pytest.fixture(scope="session")
+def dated() -> Any:
+    """A fit of days and grades, and its rows."""
+    from qphi import TableVAE
+    from small_table import days_and_grades, quiet
+
+    x = days_and_grades()
+    return quiet(TableVAE(hidden=(8,), max_epochs=20, random_state=0), x), x

@@ -28,3 +28,19 @@ def quiet(model, x, **arguments):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x, **arguments)
+
+
+def days_and_grades() -> dict:
+    """Days, and grades of 1 to 5, that follow z; one in five of them missing."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=300)
+    day = np.datetime64("2024-03-01") + np.round(20 * z).astype("timedelta64[D]")
+    x = {
+        "a": z + 0.2 * rng.normal(size=300),
+        "day": day.astype("datetime64[ns]"),
+        "grade": np.clip(np.round(3 + z), 1, 5),
+        "city": np.where(z > 0, "Rome", "Oslo").astype(object),
+    }
+    for name, gap in (("day", np.datetime64("NaT")), ("grade", np.nan), ("city", None)):
+        x[name][rng.random(300) < 0.2] = gap
+    return x

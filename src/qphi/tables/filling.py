@@ -108,7 +108,9 @@ def intervals(
     for name, both in ends.items():
         cells = table.columns[name]
         gaps = ~seen_cells(cells)[rows]
-        low, high = cells.copy(), cells.copy()
+        if both.dtype.kind == "M" and cells.dtype.kind != "M":  # all gaps, of whatever type
+            cells = np.full(len(cells), np.datetime64("NaT"), both.dtype)
+        low, high = cells.astype(both.dtype), cells.astype(both.dtype)
         low[rows[gaps]], high[rows[gaps]] = both[:, gaps]
         found[name] = (low, high)
     return found

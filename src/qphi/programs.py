@@ -15,10 +15,10 @@ _SHARE = 0.5  # of the maps: what a fit compiles has to fit into the rest
 def make_room() -> bool:
     """Let JAX forget its compiled programs where they hold half of the memory maps that this process can have.
 
-    A program of the CPU holds several maps, one or two thousand those of a fit, and is kept for as long as the process
-    lives; where there are none left (65,530 on Linux, unless it is told otherwise), the compiler aborts the process. A
-    search over forty settings comes that far. What is still needed is compiled again. Returns whether that was so;
-    nothing is done where the system has no such limit to be read.
+    A program of the CPU holds several maps, and is kept for as long as the process lives; where there are none left
+    (65,530 on Linux, unless it is told otherwise), the compiler aborts the process: data of another shape need other
+    programs, so that a search over many settings can come that far. What is still needed is compiled again. Returns
+    whether that was so; nothing is done where the system has no such limit to be read.
     """
     try:
         limit = int(_LIMIT.read_text())

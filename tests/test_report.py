@@ -17,6 +17,7 @@ from qphi.estimators.diagnosis import Finding
 from qphi.estimators.latent_tools import LatentTools
 from qphi.report import of_images, page, plots, words, write_report
 from qphi.report.latent_map import BALLS, latent_map, map_limits, mixture_density
+from qphi.report.of_table import _shown
 from qphi.report.strips import image_strip
 from qphi.report.subject import Subject
 from qphi.status import Status
@@ -446,3 +447,10 @@ def test_figures_in_words():
     assert words.figure(-20.3, float("nan")) == "−20.30"
     assert words.figure(float("nan"), 0.1) == "not finite ± 0.10"
     assert words.duration(59.97) == "60.0 s"
+
+
+def test_odd_cells_are_shown_as_a_file_has_them():
+    assert _shown(np.datetime64("2024-07-16", "ns"), "datetime64[ns]") == "2024-07-16"
+    assert _shown(35564.0, "int64") == "35564"
+    assert _shown(0.123456, "float64") == "0.1235"
+    assert _shown("01395", "str") == "01395"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from qphi import theme
+from qphi.data.csv_text import cell_text
 from qphi.data.frames import Table, read_table
 from qphi.data.schema import NUMERIC, Column, seen_cells
 from qphi.files import atomic_write
@@ -100,7 +101,8 @@ def _oddest(model: Any, table: Table, rows: NDArray) -> str:
     for row, score, reasons in zip(rows[order], scores[order], model.explain(odd), strict=True):
         place = int(np.flatnonzero(rows[order] == row)[0])
         because = ", ".join(
-            f"{escape(name)} = {escape(_shown(odd.columns[name][place]))} ({nats:.1f})" for name, nats in reasons
+            f"{escape(name)} = {escape(_shown(odd.columns[name][place], model.schema_[name].dtype))} ({nats:.1f})"
+            for name, nats in reasons
         )
         body += f"<tr><td>{row}</td><td>{score:.1f}</td><td>{because}</td></tr>"
     return (
@@ -109,8 +111,9 @@ def _oddest(model: Any, table: Table, rows: NDArray) -> str:
     )
 
 
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _shown(value: Any, dtype: str = "") -> str:
+    whole = dtype.lower().startswith(("int", "uint"))
+    return f"{value:.4g}" if isinstance(value, float) and not whole else cell_text(value, dtype)
 
 
 def _pictures(model: Any, table: Table, made: Table) -> list[Picture]:

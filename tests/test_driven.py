@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pytest
 from scipy import stats
 
 import qphi
@@ -150,9 +151,9 @@ def test_two_real_modes_are_not_bent_into_one():
     assert isinstance(posterior.q, qphi.GaussianMixture)
 
 
-def test_many_dimensions_are_bent_by_what_drives_them():
-    """log p is normalised, so that the ELBO is minus the KL divergence; that of `start` is about -20 nats."""
-    groups = 120
+@pytest.mark.parametrize(("groups", "heart"), [(60, 0.3), (120, 1.0)])
+def test_many_dimensions_are_bent_by_what_drives_them(groups, heart):
+    """log p is normalised, so that the ELBO is minus the KL divergence; that of `start` is about -10 and -20 nats."""
 
     def funnel(values):
         z, normal = values["z"], jax.scipy.stats.norm.logpdf
@@ -167,4 +168,4 @@ def test_many_dimensions_are_bent_by_what_drives_them():
     z, log_det = fit.warp.with_log_det(u)
     log_weight = oracle.values(z) + log_det + 0.5 * np.sum(u**2, axis=1) + 0.5 * (groups + 1) * np.log(2 * np.pi)
     assert -1.0 < np.mean(log_weight) < 0.05
-    assert fit.elbo < np.mean(log_weight) + 1.0  # on its own draws, not learned by heart
+    assert fit.elbo < np.mean(log_weight) + heart  # on its own draws, not learned by heart

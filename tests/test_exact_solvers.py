@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import qphi
-from qphi.modes import EFFORTS, Search, certify
+from qphi.modes import EFFORTS, PATH_STEPS, Search, certify, climb, fit_modes
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
 from qphi.solvers.descent import Dense, Limited
@@ -18,7 +18,7 @@ from qphi.solvers.exact import Gaussian, solve
 from qphi.solvers.laplace import Laplace
 from qphi.solvers.match import BatchAndMatch, matched
 from qphi.solvers.mean_field import MeanField
-from qphi.solvers.newton import Newton, inverse_factor
+from qphi.solvers.newton import Newton, SteinNewton, inverse_factor
 from qphi.solvers.pathfinder import Pathfinder
 from qphi.targets import LogDensity
 from qphi.targets.oracle import Oracle
@@ -70,6 +70,44 @@ def test_newton_finds_the_same_gaussian_in_other_coordinates():
     other, _ = solve(moved, Newton(eps), Gaussian(np.zeros(3), 0.1 * scale), max_steps=50)
     np.testing.assert_allclose(inverse @ other.q.mean, plain.q.mean, rtol=1e-6)
     np.testing.assert_allclose(inverse @ other.q.tril, plain.q.tril, rtol=1e-6, atol=1e-9)
+
+
+def test_stein_s_identity_is_exact_for_a_gaussian_and_agrees_with_hessians_elsewhere():
+    oracle, mean, covariance = gaussian_problem(4)
+    solver = SteinNewton()
+    state, steps = solve(oracle, solver, Gaussian(np.ones(4), np.eye(4)), max_steps=10)
+    assert steps == 2  # a look around, and the step
+    np.testing.assert_allclose(state.q.mean, mean, rtol=1e-7)
+    np.testing.assert_allclose(state.q.tril @ state.q.tril.T, covariance, rtol=1e-7, atol=1e-6)
+    skewed, start = oracle_of(logistic(data=20), 3), Gaussian(np.zeros(3), 0.1 * np.eye(3))
+    by_hessians, _ = solve(skewed, Newton(fixed_draws(generator(KEY), 1024, 3)), start, max_steps=50)
+    asked = skewed.hessians_asked
+    state, _ = solve(skewed, solver, start, max_steps=50)
+    assert skewed.hessians_asked == asked
+    assert solver.finished(state)
+    # 256 draws: means within a hundredth of an sd or so, sds within a percent or so; draws are the same in every run
+    np.testing.assert_allclose((state.q.mean - by_hessians.q.mean) / by_hessians.q.sd, 0, atol=0.05)
+    np.testing.assert_allclose(state.q.sd, by_hessians.q.sd, rtol=0.05)
+
+
+def test_a_spike_from_which_a_fit_led_back_is_fitted_once():
+    # 8 nats above its surroundings, too narrow for a Gaussian of its own: the fit from its peak spreads to all of it
+    def bump(z):
+        return -0.5 * jnp.sum(z**2) + 8 * jnp.exp(-0.5 * jnp.sum((z - 0.5) ** 2) / 0.09)
+
+    search = Search(oracle_of(bump, 6), generator(KEY), KEY, EFFORTS["quick"], math.inf)
+    search.fits.append(solve(search.oracle, Newton(), Gaussian(np.zeros(6), np.eye(6)), max_steps=50)[0])
+    near = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(4, 6))
+    fit_modes(search, climb(search, near, PATH_STEPS))
+    assert len(search.fits) == 1
+    assert len(search.futile) == 1
+    steps = search.solver_steps
+    assert steps > 0
+    fit_modes(search, climb(search, near, PATH_STEPS))
+    assert search.solver_steps == steps
+    search.futile.clear()
+    fit_modes(search, climb(search, near, PATH_STEPS))
+    assert search.solver_steps > steps
 
 
 def test_newton_on_logistic_regression_is_a_stationary_point_by_fresh_draws():

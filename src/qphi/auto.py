@@ -2,7 +2,8 @@
 
 CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`), and mean-field fits of some (`fit_level`)
-FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, or the exact solver that was given)
+FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, `SteinNewton` where Hessians are dear, or
+        the exact solver that was given)
 PROBE   more climbs, from far outside what was found, and a fit as wide as the mass there
 CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
@@ -63,6 +64,7 @@ from qphi.solvers.exact import (
     Fit,
     Gaussian,
 )
+from qphi.solvers.newton import SteinNewton
 from qphi.solvers.pathfinder import Pathfinder
 from qphi.solvers.spiked import SpikedMeanField
 from qphi.targets.oracle import Oracle
@@ -74,6 +76,8 @@ __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]
 _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
 # Threads of BLAS gain little on small matrices, and where cores are shared they wait for each other: 42 s for 2 s seen
 _SMALL = 300
+# Dimensions up to which one gradient after another is better spent than on Hessians
+_DEAR = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,7 @@ def infer(
 ) -> Inference:
     """Fit, check and correct, until there is something to say or `time.monotonic()` passes `deadline`.
 
-    `solver`: what fits the Gaussians in place of `Newton`; with `Pathfinder` they are those that the climbs found.
+    `solver`: what fits the Gaussians in place of Newton's method; with `Pathfinder` they are those of the climbs.
     Raises InputError where no start has a finite density.
     """
     with threadpool_limits(1 if oracle.dim <= _SMALL else None, user_api="blas"):
@@ -133,6 +137,8 @@ def explore(
         search.climber, search.solver = solver, AsClimbed()
     elif isinstance(solver, AbstractGaussianSolver):
         search.solver = solver
+    elif oracle.one_by_one and oracle.dim <= _DEAR:
+        search.solver = SteinNewton()
     with search.stage("preflight"):
         if oracle.dim <= MOST_DENSE:
             oracle.prepare(search.solver.count(oracle.dim) if search.solver.uses_hessians else 0)

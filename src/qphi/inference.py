@@ -110,7 +110,8 @@ def fit(
     For a posterior, nothing else is needed: starts, family and stop are found, the result is checked and, where it
     falls short, corrected (see `Posterior.verdict`); in double precision whatever JAX is set to. effort: 'quick' (no
     correction by Markov chains), 'standard' or 'thorough'. solver: one of `qphi.solvers` that fits the Gaussians in
-    place of `Newton()`: `BatchAndMatch()`, `MeanField()`, `Laplace()`, or `Pathfinder()` for those of the climbs.
+    place of `Newton()`: `SteinNewton()`, `BatchAndMatch()`, `MeanField()`, `Laplace()`, or `Pathfinder()` for those of
+    the climbs.
 
     With any of the following the fit is as you say, by stochastic gradients and without correction: family:
     'mean-field', 'low-rank', 'full-rank', 'student-t', 'coupling-flow' or 'autoregressive-flow' (around the Gaussian

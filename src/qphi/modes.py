@@ -116,6 +116,7 @@ class Search:
     findings: tuple[Finding, ...] = ()
     draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
     modes_left: bool = False  # the last round of starts still found modes
+    futile: list[Gaussian] = dataclasses.field(default_factory=list)  # spikes from which a fit led to what was known
 
     @property
     def gaussians(self) -> list[Gaussian]:
@@ -187,29 +188,35 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
         endless = path.decrement > 1.0 and not path.stuck
         if path.best is None or fits >= _MOST_MODES or (endless and futile >= _MOST_FUTILE) or search.late:
             continue
-        start = path.best
+        start, spike = path.best, None
         if search.fits:
             spike = _spike(search, path)
             far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
             if spike is None and (far_below or _explained(search, path.place[None])[0]):
                 continue
-            start = start if spike is None else spike
+            if spike is not None:
+                if any(_same(search, spike, other) for other in search.futile):
+                    continue
+                start = spike
         fits += 1
         fit = _fit(search, start)
         # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
         new = fit is not None and (not search.fits or fit.residual < _NEARLY) and _keep(search, fit)
         futile += not new
+        if start is spike and not new:
+            search.futile.append(start)
 
 
 def _spike(search: Search, path: Path) -> Gaussian | None:
     """Laplace's Gaussian at a path's end, where the density towers over what the fits say and has mass to count."""
-    if path.slope is None or not search.solver.uses_hessians:  # what the solver can do without, the target may lack
-        return None
+    if path.slope is None or not (search.solver.uses_hessians or isinstance(search.solver, Newton)):
+        return None  # what the solver can do without, the target may lack
     dim, z = len(path.place), path.place[None]
     if -path.energy < _expected(search, z)[0] + _TOWERS:
         return None
     # the climb's own idea of the curvature may be that of the surroundings
-    _, _, hessian = search.oracle.mean_curvature(z)
+    look = search.oracle.mean_curvature if search.solver.uses_hessians else search.oracle.differenced
+    _, _, hessian = look(z)
     try:
         end = Gaussian(path.place, inverse_factor(-hessian))
     except (LinAlgError, ValueError):
@@ -333,7 +340,7 @@ def certify(search: Search) -> None:
     The residual on fresh draws is how far a step on them would go, in posterior sds. Where draws are given or their
     Hessians are not asked for there is nothing to see.
     """
-    if not (search.solver.uses_hessians and search.solver.eps is None):
+    if not (isinstance(search.solver, Newton) and search.solver.eps is None):
         return
     dim = search.oracle.dim
     for i, fit in enumerate(search.fits):

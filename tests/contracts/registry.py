@@ -48,7 +48,15 @@ from qphi.families import (
     TopDown,
 )
 from qphi.families import StudentT as StudentTFamily
-from qphi.solvers import AbstractGaussianSolver, BatchAndMatch, Laplace, MeanField, Newton, StochasticGradient
+from qphi.solvers import (
+    AbstractGaussianSolver,
+    BatchAndMatch,
+    Laplace,
+    MeanField,
+    Newton,
+    SteinNewton,
+    StochasticGradient,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +205,7 @@ class GaussianSolverCase:
 
 GAUSSIAN_SOLVERS: dict[str, GaussianSolverCase] = {
     "Newton": GaussianSolverCase(Newton),
+    "SteinNewton": GaussianSolverCase(SteinNewton),
     "BatchAndMatch": GaussianSolverCase(BatchAndMatch),
     "Laplace": GaussianSolverCase(Laplace),
     "MeanField": GaussianSolverCase(MeanField, follows="diagonal"),

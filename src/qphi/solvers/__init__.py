@@ -7,7 +7,7 @@ from qphi.solvers.gradient import Cosine, StochasticGradient
 from qphi.solvers.laplace import Laplace
 from qphi.solvers.match import BatchAndMatch
 from qphi.solvers.mean_field import MeanField
-from qphi.solvers.newton import Newton
+from qphi.solvers.newton import Newton, SteinNewton
 from qphi.solvers.pathfinder import Pathfinder
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Newton",
     "Pathfinder",
     "Problem",
+    "SteinNewton",
     "StepInfo",
     "StochasticGradient",
 ]

@@ -17,12 +17,13 @@ from qphi.targets.oracle import AbstractOracle, Oracle
 __all__ = ["Driven", "DrivenFit", "WarpedOracle", "fit_driven"]
 
 _DRIVERS = 6
-_MOST_FREE = (
-    100  # dimensions: above, only what drivers were seen to do is fitted, or the draws would be learned by heart
-)
-_DRAWS, _ITERATIONS, _MEMORY = 1024, 400, 30
-_MANY_DRAWS, _MANY_SCOUTS = 2048, 4096  # above `_MOST_FREE`, where what drives little is to be told from what does not
-_SCOUTS, _FEWEST_SCOUTS = 256, 64  # draws that tell which coordinates drive
+# Draws are learned by heart where too many numbers are free: with the whole matrix free in 65 to 81 dimensions, and
+# 1,024 draws, maps had fewer effective draws than the Gaussians that they began as
+_MOST_FREE = 48  # dimensions: above, only what drivers were seen to do is fitted
+_DRAWS_PER_DIM, _FEWEST_DRAWS, _MOST_DRAWS = 128, 1024, 4096
+_ITERATIONS, _MEMORY = 400, 30
+_SCOUTS, _MANY_SCOUTS = 256, 4096  # draws that tell which coordinates drive; above `_MOST_FREE`, also by how little
+_FEWEST_SCOUTS = 64
 _NOTICED = 9.0  # squared z-score of a correlation that counts
 _HOPELESS = 1e10  # nats: what a trial that overflows is said to lose, so that the line search turns back
 
@@ -125,10 +126,10 @@ def fit_driven(
 ) -> DrivenFit | None:
     """Maximise the ELBO of a `Driven` map on fixed antithetic draws by L-BFGS, from the Gaussian `start`.
 
-    On 1,024 draws (2,048 above 100 dimensions); a step asks for the gradient at each. Coordinates are ordered by how
-    much they drive others: j drives i where log |d log p / dz_i| is correlated with z_j over draws of `start`. Above
-    100 dimensions all else stays as in `start`. None where no draw of `start` has a finite gradient, or `start` is too
-    narrow for numbers.
+    On 128 draws a dimension, 1,024 at least and 4,096 at most; a step asks for the gradient at each. Coordinates are
+    ordered by how much they drive others: j drives i where |d log p / dz_i| is correlated with z_j over draws of
+    `start`. Above 48 dimensions all else stays as in `start`. None where no draw of `start` has a finite gradient, or
+    `start` is too narrow for numbers.
     """
     d = oracle.dim
     scale = np.sqrt(np.sum(start.tril**2, axis=1))
@@ -145,7 +146,7 @@ def fit_driven(
     diagonal = np.diag(tril)
     shape = _Shape(tril / diagonal, min(_DRIVERS, d), driven[np.ix_(order, order)] > 0 if d > _MOST_FREE else None)
     first = shape.pack(np.zeros(d), shape.lower[:, : shape.free], np.log(diagonal), shape.none, shape.none)
-    u = fixed_draws(random, _MANY_DRAWS if d > _MOST_FREE else _DRAWS, d)
+    u = fixed_draws(random, min(_MOST_DRAWS, max(_FEWEST_DRAWS, _DRAWS_PER_DIM * d)), d)
     scale_features, shift_features = _features(u[:, : shape.drivers])
     best = (-math.inf, first)
 

@@ -97,7 +97,8 @@ class Oracle(AbstractOracle):
                 raise InputError(
                     f"The log density cannot be computed: {type(error).__name__}: {line}. {remedy}."
                 ) from error
-        self._one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(str(traced)) is not None
+        # whether rows are evaluated one after the other, and derivatives of gradients are dear
+        self.one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(str(traced)) is not None
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
         self._rest, self._arrays = _split(target)
@@ -128,7 +129,7 @@ class Oracle(AbstractOracle):
                 last = np.zeros(size) if curved else _count(size)
                 with contextlib.suppress(Exception):  # what cannot be traced says so where it is asked for
                     rows_of_size = np.zeros((size, self.dim))
-                    lowered = compiled.lower(self._rest, self._one_by_one, self._arrays, rows_of_size, last)
+                    lowered = compiled.lower(self._rest, self.one_by_one, self._arrays, rows_of_size, last)
                     self._coming[compiled] = workers.submit(lowered.compile)
         workers.shutdown(wait=False)
 
@@ -154,7 +155,7 @@ class Oracle(AbstractOracle):
             else:
                 self.hessians_asked += len(z)
                 return found
-        return self._differenced(z)
+        return self.differenced(z)
 
     def _differentiated(
         self, z: Float[np.ndarray, "points dim"]
@@ -184,10 +185,11 @@ class Oracle(AbstractOracle):
             total = part if total is None else jax.tree.map(np.add, total, part)
         return total
 
-    def _differenced(
+    def differenced(
         self, z: Float[np.ndarray, "points dim"]
     ) -> tuple[float, Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
-        """Central differences along `_directions`: their error is that of a secant of 2 % of the rows' spread."""
+        """`mean_curvature` by central differences of gradients along `_directions`: their error is that of a secant of
+        2 % of the rows' spread."""
         z = z[:1] if (z == z[0]).all() else z
         values, gradients = self.gradients(z)
         value, gradient = float(np.mean(values)), gradients.mean(axis=0)
@@ -233,7 +235,7 @@ class Oracle(AbstractOracle):
         if coming is not None:
             coming.exception()  # waits; what went wrong goes wrong again below
         with double():
-            return jax.tree.map(np.asarray, compiled(self._rest, self._one_by_one, self._arrays, rows, *rest))
+            return jax.tree.map(np.asarray, compiled(self._rest, self.one_by_one, self._arrays, rows, *rest))
 
     def _curved_size(self, count: int) -> int:
         """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""
@@ -242,9 +244,9 @@ class Oracle(AbstractOracle):
     def _size(self, count: int, width: int, *, pad: bool = True) -> int:
         """How many rows a call has that is to evaluate `count`, `width` times the density's numbers each."""
         cost = (self._data + self.dim) * width
-        numbers = _CACHED if width <= 2 and not self._one_by_one else _NUMBERS
+        numbers = _CACHED if width <= 2 and not self.one_by_one else _NUMBERS
         most = 2 ** int(math.log2(max(1, numbers // cost)))
-        if self._one_by_one:  # rows that do not count are not evaluated
+        if self.one_by_one:  # rows that do not count are not evaluated
             return min(_ROWS[-1], most)
         least = min(count, _ROWS[-1])
         if pad:

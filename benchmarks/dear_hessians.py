@@ -1,8 +1,8 @@
-"""Densities that factorise matrices or solve equations: `qphi.fit` with `SteinNewton`, which it takes for them, and with
-`Newton`, side by side.
+"""Densities that factorise matrices or solve equations: `SteinNewton`, which `fit` takes for them, beside `Newton`.
 
-Seconds are those of a second fit in the process, with another seed: nothing is compiled. Newton's Hessians are exact, but
-cost as many products as there are dimensions, row by row. `gp_classification` is made here; the others are of everyday.py.
+Seconds are those of further fits in the process, with other seeds: nothing is compiled. Newton's Hessians are exact,
+but cost as many products as there are dimensions, row by row. `gp_classification` is made here; the others are those
+of everyday.py.
 
     python benchmarks/dear_hessians.py
     python benchmarks/dear_hessians.py --only gp_classification
@@ -31,7 +31,7 @@ OTHERS = ("gaussian_process", "correlated_slopes", "predator_prey", "covariance"
 def gp_classification(x, y):
     """Logistic, a smooth function of one variable; its scale and length are unknown."""
     length = numpyro.sample("length", dist.InverseGamma(5, 5))
-    scale = numpyro.sample("scale", dist.HalfNormal(2))
+    scale = numpyro.sample("scale", dist.HalfNormal(3))
     with numpyro.plate("points", len(x)):
         raw = numpyro.sample("raw", dist.Normal(0, 1))
     kernel = scale**2 * jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + 1e-6 * jnp.eye(len(x))
@@ -69,9 +69,8 @@ def main() -> None:
 
 
 def _points() -> tuple[Any, ...]:
-    random = np.random.default_rng(0)
-    x = np.sort(random.uniform(0, 10, 40))
-    return jnp.asarray(x), jnp.asarray(random.uniform(size=40) < 1 / (1 + np.exp(-3 * np.sin(x)))).astype(int)
+    x = np.linspace(-2, 2, 40)
+    return x, np.random.default_rng(9).binomial(1, 1 / (1 + np.exp(-3 * np.sin(2 * x))))
 
 
 def _timed(model: Program, kind: str, seeds: int) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def _timed(model: Program, kind: str, seeds: int) -> dict[str, Any]:
         if seed:
             seconds.append(time.monotonic() - began)
             verdicts.append(str(posterior.verdict.trust))
-        dim = posterior.dim
+        dim = posterior.target.dim
     return {"seconds": statistics.median(seconds), "verdicts": verdicts, "dim": dim}
 
 

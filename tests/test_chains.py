@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from qphi.checks.chains import Ensemble, worst_rhat
 from qphi.checks.departure import departure
 from qphi.checks.settle import settle
+from qphi.checks.tails import existing, with_tails
 from qphi.checks.weighted import flattened, weighted_moments
 from qphi.noise import generator
 from qphi.precision import double
@@ -106,6 +109,21 @@ def test_chains_that_settle_at_once_are_all_kept():
     found = settled(lambda z: -0.5 * jnp.sum(z**2), 256)
     assert found.settled
     assert found.chains == 256
+
+
+@pytest.mark.parametrize(("furthest", "seen"), [(3.3, True), (9.0, False)])
+def test_chains_go_on_until_they_have_been_as_far_as_weighted_draws(furthest, seen):
+    """One weighted draw is `furthest` sds away and holds a fifth of the variance; five chains are to go there."""
+    own = weighted_moments(np.random.default_rng(2).standard_normal((4096, 2)), np.full(4096, 1 / 4096))
+    far = np.array([[furthest, 1.0], [0.2, 0.9], [0.2, 0.9]])[:, :, None].repeat(2, axis=2)
+    heavy = np.full(2, 0.95)
+    weighted = dataclasses.replace(own, sd_khat=heavy, mean_own=heavy, sd_own=heavy, far=far)
+    short = settled(lambda z: -0.5 * jnp.sum(z**2), 256)
+    found = settled(lambda z: -0.5 * jnp.sum(z**2), 256, weighted=weighted)
+    assert found.moves > short.moves
+    assert existing(with_tails(found.moments, weighted))[1].all() == seen
+    if not seen:
+        assert found.moves > 1000  # until most_moves
 
 
 def test_chains_that_stand_for_the_posterior_are_as_long_as_asked():

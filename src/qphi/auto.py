@@ -204,6 +204,7 @@ def _conclude(search: Search) -> Inference:
     if weighed.usable and wanted and not improper and not search.late:
         # twice as long as the fit has taken, at least: a slow density is no reason to stop short
         seconds = max(effort.seconds_of_chains, 2 * sum(search.stages.values()))
+        told = weighed.check.ess > TELLING_ESS
         with search.stage("correct"):
             # where a few draws have all the weight, chains begin at draws of q: dispersed
             even = search.oracle.dim > MOST_DENSE and weighed.check.ess < effort.chains
@@ -217,11 +218,12 @@ def _conclude(search: Search) -> Inference:
                 most_moves=effort.most_moves,
                 deadline=min(search.deadline, time.monotonic() + seconds),
                 fewest_states=0 if judgement.trust.usable else effort.fewest_states,  # 0: they only check
+                weighted=moments if told else None,
             )
         if settling is not None:
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
             equal, moved = np.full(len(settling.z), 1 / len(settling.z)), settling.moments
-            if weighed.check.ess > TELLING_ESS:
+            if told:
                 moved = with_tails(moved, moments)
             good = judgement.trust.usable
             by_moves = by_chains(case, settling, moved, moments if good else None)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtri
 
 from qphi.checks.chains import Ensemble, worst_rhat
-from qphi.checks.tails import with_ease, with_reach, with_tails
+from qphi.checks.tails import existing, with_ease, with_reach, with_tails
 from qphi.checks.weighted import Moments, flattened, noisy, weighted_moments
 from qphi.noise import systematic
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
@@ -66,9 +66,10 @@ def settle(
     fewest: int = _FEWEST_CHAINS,
     most_rhat: float = _RHAT,
     fewest_states: int = _FIRST_STATES,
+    weighted: Moments | None = None,
 ) -> Settling | None:
-    """Chains from `chains` of the weighted draws; their length doubles until they have settled, and each has recorded
-    `fewest_states`.
+    """Chains from `chains` of the weighted draws; their length doubles until they have settled, each has recorded
+    `fewest_states`, and they have been as far as tails go that only the `weighted` draws have seen.
 
     Many short chains from good draws are the best answer, fewer longer ones the better proof: where they have not
     settled, every other one is left, down to `fewest`, and the next doubling costs no more than the last.
@@ -114,7 +115,7 @@ def settle(
         if spent:
             return found
         if found.settled:
-            if len(states) >= fewest_states and not noisy(moments):
+            if len(states) >= fewest_states and not noisy(moments) and not _unseen(moments, weighted):
                 return found
         elif _can_halve(part_of, fewest):
             start, part_of, states = start[::2], part_of[::2], [state[::2] for state in states]
@@ -122,6 +123,14 @@ def settle(
             ensemble.halve()
             before.append(moments)  # fewer chains have seen less of the tails
         wanted = 2 * len(states)
+
+
+def _unseen(moments: Moments, weighted: Moments | None) -> bool:
+    """Whether a moment that exists by the chains does not by the weighted draws, which have been further out."""
+    if weighted is None:
+        return False
+    own, all_told = existing(moments), existing(with_tails(moments, weighted))
+    return any(bool(np.any(seen & ~told)) for seen, told in zip(own, all_told, strict=True))
 
 
 def _can_halve(part_of: Int[np.ndarray, " chains"], fewest: int) -> bool:

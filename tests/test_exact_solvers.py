@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import qphi
-from qphi.modes import EFFORTS, PATH_STEPS, Search, certify, climb, fit_modes
+from qphi.modes import EFFORTS, Search, certify
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
 from qphi.solvers.descent import Dense, Limited
@@ -88,26 +88,6 @@ def test_stein_s_identity_is_exact_for_a_gaussian_and_agrees_with_hessians_elsew
     # 256 draws: means within a hundredth of an sd or so, sds within a percent or so; draws are the same in every run
     np.testing.assert_allclose((state.q.mean - by_hessians.q.mean) / by_hessians.q.sd, 0, atol=0.05)
     np.testing.assert_allclose(state.q.sd, by_hessians.q.sd, rtol=0.05)
-
-
-def test_a_spike_from_which_a_fit_led_back_is_fitted_once():
-    # 8 nats above its surroundings, too narrow for a Gaussian of its own: the fit from its peak spreads to all of it
-    def bump(z):
-        return -0.5 * jnp.sum(z**2) + 8 * jnp.exp(-0.5 * jnp.sum((z - 0.5) ** 2) / 0.09)
-
-    search = Search(oracle_of(bump, 6), generator(KEY), KEY, EFFORTS["quick"], math.inf)
-    search.fits.append(solve(search.oracle, Newton(), Gaussian(np.zeros(6), np.eye(6)), max_steps=50)[0])
-    near = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(4, 6))
-    fit_modes(search, climb(search, near, PATH_STEPS))
-    assert len(search.fits) == 1
-    assert len(search.futile) == 1
-    steps = search.solver_steps
-    assert steps > 0
-    fit_modes(search, climb(search, near, PATH_STEPS))
-    assert search.solver_steps == steps
-    search.futile.clear()
-    fit_modes(search, climb(search, near, PATH_STEPS))
-    assert search.solver_steps > steps
 
 
 def test_newton_on_logistic_regression_is_a_stationary_point_by_fresh_draws():

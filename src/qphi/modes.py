@@ -116,7 +116,6 @@ class Search:
     findings: tuple[Finding, ...] = ()
     draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
     modes_left: bool = False  # the last round of starts still found modes
-    futile: list[Gaussian] = dataclasses.field(default_factory=list)  # spikes from which a fit led to what was known
 
     @property
     def gaussians(self) -> list[Gaussian]:
@@ -188,23 +187,18 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
         endless = path.decrement > 1.0 and not path.stuck
         if path.best is None or fits >= _MOST_MODES or (endless and futile >= _MOST_FUTILE) or search.late:
             continue
-        start, spike = path.best, None
+        start = path.best
         if search.fits:
             spike = _spike(search, path)
             far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
             if spike is None and (far_below or _explained(search, path.place[None])[0]):
                 continue
-            if spike is not None:
-                if any(_same(search, spike, other) for other in search.futile):
-                    continue
-                start = spike
+            start = start if spike is None else spike
         fits += 1
         fit = _fit(search, start)
         # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
         new = fit is not None and (not search.fits or fit.residual < _NEARLY) and _keep(search, fit)
         futile += not new
-        if start is spike and not new:
-            search.futile.append(start)
 
 
 def _spike(search: Search, path: Path) -> Gaussian | None:

@@ -21,7 +21,7 @@ import numpyro
 import numpyro.distributions as dist
 
 from _against_nuts import Program
-from _results import parser, print_table, results_file, save
+from _results import parser, print_table, read, results_file, save
 from everyday import MODELS
 
 NAME = "dear_hessians"
@@ -46,12 +46,15 @@ def main() -> None:
     models = {"gp_classification": Program(gp_classification, _points())} | {name: MODELS[name] for name in OTHERS}
     if chosen.smoke:
         chosen.seeds, chosen.only = 1, chosen.only or ["gaussian_process"]
-    rows = []
+    path = results_file(NAME, chosen.smoke)
+    kept = (
+        {row["name"]: row for row in read(path)["rows"]} if path.is_file() else {}
+    )  # of models that are not asked for
     for name, model in models.items():
         if chosen.only and not any(part in name for part in chosen.only):
             continue
-        rows.append({"name": name} | {kind: _timed(model, kind, chosen.seeds) for kind in ("SteinNewton", "Newton")})
-        save(results_file(NAME, chosen.smoke), {"rows": rows}, quiet=True)
+        kept[name] = {"name": name} | {kind: _timed(model, kind, chosen.seeds) for kind in ("SteinNewton", "Newton")}
+        save(path, {"rows": list(kept.values())}, quiet=True)
     print_table(
         ["model", "dimensions", "seconds", "with Newton", "ratio", "verdicts", "with Newton"],
         [
@@ -63,7 +66,7 @@ def main() -> None:
                 f"{row['Newton']['seconds'] / row['SteinNewton']['seconds']:.1f}",
                 *(", ".join(sorted(row[kind]["verdicts"])) for kind in ("SteinNewton", "Newton")),
             ]
-            for row in rows
+            for row in kept.values()
         ],
     )
 

@@ -47,9 +47,8 @@ def main() -> None:
     if chosen.smoke:
         chosen.seeds, chosen.only = 1, chosen.only or ["gaussian_process"]
     path = results_file(NAME, chosen.smoke)
-    kept = (
-        {row["name"]: row for row in read(path)["rows"]} if path.is_file() else {}
-    )  # of models that are not asked for
+    before = read(path)["rows"] if path.is_file() else []  # models that are not asked for keep theirs
+    kept = {row["name"]: row for row in before}
     for name, model in models.items():
         if chosen.only and not any(part in name for part in chosen.only):
             continue

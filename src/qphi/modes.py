@@ -331,8 +331,8 @@ def probe(search: Search) -> None:
 def certify(search: Search) -> None:
     """Would other draws have given another Gaussian? If so the fits go on with twice as many, three times at most.
 
-    The residual on fresh draws is how far a step on them would go, in posterior sds. Where draws are given or their
-    Hessians are not asked for there is nothing to see.
+    The residual on fresh draws is how far a step on them would go, in posterior sds. Where draws are given, or
+    the solver is none of Newton's, there is nothing to see.
     """
     if not (isinstance(search.solver, Newton) and search.solver.eps is None):
         return

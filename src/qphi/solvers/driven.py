@@ -17,9 +17,9 @@ from qphi.targets.oracle import AbstractOracle, Oracle
 __all__ = ["Driven", "DrivenFit", "WarpedOracle", "fit_driven"]
 
 _DRIVERS = 6
-# Draws are learned by heart where too many numbers are free: with the whole matrix free in 65 to 81 dimensions, and
-# 1,024 draws, maps had fewer effective draws than the Gaussians that they began as
-_MOST_FREE = 48  # dimensions: above, only what drivers were seen to do is fitted
+_MOST_FREE = (
+    48  # dimensions: above, only what drivers were seen to do is fitted, or the draws would be learned by heart
+)
 _DRAWS_PER_DIM, _FEWEST_DRAWS, _MOST_DRAWS = 128, 1024, 4096
 _ITERATIONS, _MEMORY = 400, 30
 _SCOUTS, _MANY_SCOUTS = 256, 4096  # draws that tell which coordinates drive; above `_MOST_FREE`, also by how little
@@ -127,7 +127,7 @@ def fit_driven(
     """Maximise the ELBO of a `Driven` map on fixed antithetic draws by L-BFGS, from the Gaussian `start`.
 
     On 128 draws a dimension, 1,024 at least and 4,096 at most; a step asks for the gradient at each. Coordinates are
-    ordered by how much they drive others: j drives i where |d log p / dz_i| is correlated with z_j over draws of
+    ordered by how much they drive others: j drives i where log |d log p / dz_i| is correlated with z_j over draws of
     `start`. Above 48 dimensions all else stays as in `start`. None where no draw of `start` has a finite gradient, or
     `start` is too narrow for numbers.
     """

@@ -41,6 +41,19 @@ SCALES = 10.0 ** np.arange(-6, 7, 2)
 DELTA = 4 / math.sqrt(17)
 
 
+def gaussians(means, sds, shares) -> Known:
+    """A mixture with diagonal covariances; its moments are the parts'."""
+    means, sds, shares = (np.asarray(part, float) for part in (means, sds, shares))
+
+    def log_density(x):
+        parts = -0.5 * jnp.sum(((x - means) / sds) ** 2, axis=1) - np.sum(np.log(sds), axis=1) + np.log(shares)
+        return jax.scipy.special.logsumexp(parts)
+
+    mean, dim = shares @ means, means.shape[1]
+    sd = np.sqrt(shares @ (sds**2 + means**2) - mean**2)
+    return Known(log_density, dim, mean, sd, ("corrected",), log_evidence=0.5 * dim * math.log(2 * math.pi))
+
+
 def long_neck() -> Known:
     """Group effects under a vague precision: tau ~ Gamma(0.001, 0.001), b_i ~ N(0, 1/tau), y_i ~ N(b_i, 0.3^2), as x =
     (tau, exp b). One row in a hundred has a tau forty times its median, where all b are close together: few steps lead
@@ -110,7 +123,18 @@ RIGHT = {
         lambda x: -x[0] ** 2 / 200 - jnp.sum(jnp.log1p((jnp.array([-10, -9.5, 8, 9.2, 10]) - x[0]) ** 2)), 1,
         8.732, 1.918, ("corrected",),
     ),
+    "far and tiny": Known(lambda x: normal(x, 1e6, 1e-6), 2, 1e6, 1e-6),
+    # one peak in common, and each as wide as the other is narrow: climbs from either end at the same place
+    "cross": gaussians(np.zeros((2, 2)), [[10, 0.1], [0.1, 10]], [0.5, 0.5]),
+    "three in five": gaussians(
+        [[0.5, -0.5, 2.5, 0.4, -2], [-2.5, 0.2, -9, -0.9, -5], [1.5, 5, 4, -3, -5]],
+        [[1.5, 0.9, 1.2, 0.5, 1.4], [1.1, 1.7, 0.6, 1.6, 0.4], [1, 1.2, 1.6, 0.4, 1]],
+        [0.2, 0.5, 0.3],
+    ),
     "kink": Known(lambda x: -jnp.sum(jnp.abs(x)), 2, 0.0, math.sqrt(2), USABLE, log_evidence=2 * math.log(2)),
+    "steps": Known(  # nothing to climb, and weights do: a rounded Gaussian, moments by summation
+        lambda x: jnp.sum(-0.5 * jnp.floor(x) ** 2), 1, 0.5, math.sqrt(1 + 1 / 12), ("corrected",)
+    ),
     "banana": Known(
         lambda x: -0.5 * x[0] ** 2 - 0.5 * ((x[1] - x[0] ** 2) / 0.5) ** 2, 2,
         np.array([0.0, 1.0]), np.array([1.0, 1.5]), (*USABLE, "unreliable"),
@@ -131,6 +155,9 @@ HARD = {
         (*USABLE, "unreliable"), log_evidence=math.log((2 * math.pi) ** 1.5 * 0.1 * 5),
     ),
     "long neck": long_neck(),
+    "rare and wide": dataclasses.replace(  # looks like a heavy tail
+        gaussians(np.zeros((2, 4)), [[1] * 4, [20] * 4], [0.97, 0.03]), verdicts=(*USABLE, "unreliable")
+    ),
 }  # fmt: skip
 
 DOUBTFUL = {
@@ -141,7 +168,6 @@ DOUBTFUL = {
     "flat": Known(lambda x: -0.5 * x[0] ** 2 + 0 * x[1], 2),
     "unbounded": Known(lambda x: jnp.sum(x), 2),
     "NaN beyond one": Known(lambda x: jnp.where(x[0] > 1, jnp.nan, normal(x)), 2),
-    "steps": Known(lambda x: jnp.sum(-0.5 * jnp.floor(x) ** 2), 1),
     "zero below zero": Known(lambda x: jnp.where(x[0] < 0, -jnp.inf, normal(x)), 2),
     "too many modes": Known(
         lambda x: jnp.sum(jnp.logaddexp(math.log(0.2) - 2 * (x + 3) ** 2, math.log(0.8) - 2 * (x - 3) ** 2)), 5

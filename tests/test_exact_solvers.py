@@ -14,7 +14,7 @@ from qphi.modes import EFFORTS, Search, certify
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
 from qphi.solvers.descent import Dense, Limited
-from qphi.solvers.exact import Gaussian, solve
+from qphi.solvers.exact import Gaussian, Spiked, solve
 from qphi.solvers.laplace import Laplace
 from qphi.solvers.match import BatchAndMatch, matched
 from qphi.solvers.mean_field import MeanField
@@ -177,6 +177,27 @@ def test_pathfinder_finds_both_modes():
     paths, _ = solve(oracle, solver, np.random.default_rng(0).uniform(-2, 2, (8, 1)), max_steps=100)
     ends = {round(float(path.place[0])) for path in paths}
     assert ends == {-4, 4}
+
+
+def test_a_path_goes_to_a_mode_that_is_a_million_away_and_a_millionth_wide():
+    oracle = oracle_of(lambda z: -0.5 * jnp.sum(((z - 1e6) / 1e-6) ** 2), 2)
+    (path,), _ = solve(oracle, Pathfinder(), np.zeros((1, 2)), max_steps=200)
+    assert path.best is not None
+    np.testing.assert_allclose(path.best.mean, 1e6, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(path.best.sd, 1e-6, rtol=0.1)
+
+
+def test_the_divergence_between_two_gaussians():
+    rng = np.random.default_rng(0)
+    first, second = (Gaussian(rng.normal(size=3), np.tril(rng.normal(size=(3, 3))) + 2 * np.eye(3)) for _ in range(2))
+    moment = (second.mean - first.mean)[:, None]
+    inverse = np.linalg.inv(second.tril @ second.tril.T)
+    exact = 0.5 * (np.trace(inverse @ first.tril @ first.tril.T) + (moment.T @ inverse @ moment)[0, 0] - 3)
+    exact += np.log(np.abs(np.diag(second.tril))).sum() - np.log(np.abs(np.diag(first.tril))).sum()
+    assert first.divergence(second) == pytest.approx(exact, rel=1e-12)
+    assert first.divergence(first) == pytest.approx(0, abs=1e-12)
+    wide = Spiked.diagonal(np.zeros(3), np.full(3, 2.0))
+    assert wide.divergence(Spiked.diagonal(np.zeros(3), np.ones(3))) == pytest.approx(3 * (1.5 - np.log(2)), rel=1e-12)
 
 
 def test_a_path_from_a_start_without_a_density_ends_at_once():

@@ -35,6 +35,23 @@ def test_heavy_weights_say_nothing_of_light_values_that_chains_have_visited():
     assert list(with_tails(chains, told).mean_khat > 0.9) == [False, True]
 
 
+def test_bounded_weights_make_no_tail_that_values_have_not():
+    """Two light modes far from each other; a product of weight and value that looked heavy, as it may, is no proof."""
+    rng = np.random.default_rng(0)
+    values = np.where(rng.uniform(size=8192) < 0.1, rng.normal(9, 0.3, 8192), rng.normal(0, 0.5, 8192))[:, None]
+    even = np.full(8192, 1 / 8192)
+    alone = weighted_moments(values, even)
+    doubted = dataclasses.replace(alone, mean_khat=np.array([1.7]), sd_khat=np.array([0.1]))
+    assert with_own_tails(doubted, values, even, 8192, khat=0.2).mean_khat[0] == 1.7
+    told = with_own_tails(doubted, values, even, 8192, khat=-0.3)
+    assert told.mean_own is not None
+    assert told.mean_khat[0] == max(told.mean_own[0], 0.0) < 0.7
+    assert told.sd_khat[0] <= 0.1
+    heavy_values = rng.uniform(size=(8192, 1)) ** -1.5
+    alone = weighted_moments(heavy_values, even)
+    assert with_own_tails(alone, heavy_values, even, 8192, khat=-0.3).mean_khat[0] > 0.9
+
+
 def test_chains_that_have_been_as_far_as_a_moment_lies_need_no_other_tails():
     """E x^2 of N(0, 1) has 0.2 beyond 2.15 and 0.03 beyond 3; five of 64 chains of 32 states have been beyond 2.8 (all
     but once in a million)."""

@@ -126,7 +126,7 @@ def _assess(
     columns = flattened(values)
     moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
     if weighed.check.ess > TELLING_ESS:
-        moments = with_own_tails(moments, columns, weighed.weights, weighed.check.ess)
+        moments = with_own_tails(moments, columns, weighed.weights, weighed.check.ess, weighed.check.khat)
     if known is not None:
         moments = with_tails(moments, known)
     judgement = by_weights(case, weighed.check, moments)

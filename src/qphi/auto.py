@@ -27,7 +27,7 @@ from jaxtyping import Float, PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
 from qphi.assess import TELLING_ESS, assess_fits, bend
-from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted
+from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted, outdone
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import settle
 from qphi.checks.tails import with_tails
@@ -54,6 +54,7 @@ from qphi.modes import (
     seek_more,
 )
 from qphi.noise import generator
+from qphi.outskirts import Estimate
 from qphi.redraw import departed, redrawn
 from qphi.solvers.driven import Driven, WarpedOracle
 from qphi.solvers.exact import (
@@ -254,6 +255,7 @@ def _conclude(search: Search) -> Inference:
             made_by = "Markov chains"
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
             evidence, error = anew.check.log_evidence, anew.check.log_evidence_standard_error
+    judgement = outdone(case, judgement, search.seen, Estimate(evidence, error))
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
     judgement = _with_findings(judgement, search.findings)

@@ -16,12 +16,13 @@ from scipy.special import logsumexp
 
 from qphi.checks.preflight import Finding
 from qphi.noise import fixed_draws
+from qphi.outskirts import Estimate, outskirts
 from qphi.solvers.exact import AbstractGaussian, AbstractGaussianSolver, Fit, Gaussian, Spiked, solve
 from qphi.solvers.newton import Newton, inverse_factor
 from qphi.solvers.pathfinder import Path, Pathfinder
 from qphi.solvers.spiked import SpikedFit, SpikedMeanField
 from qphi.targets.oracle import Oracle
-from qphi.targets.starts import dispersed_starts, widest_places
+from qphi.targets.starts import dispersed_starts
 
 __all__ = [
     "EFFORTS",
@@ -43,12 +44,16 @@ PATH_STEPS, _FIT_STEPS, _PROBE_STEPS = 1000, 100, 200
 _MOST_MODES, _MOST_FUTILE = 6, 2
 _HALVINGS = 6  # of a further fit, which is no mode where it comes to no rest
 _TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
+_CROSSED = 10.0  # nats of KL, beyond one a dimension: as large, at one place, and not the same
+_SMALL = 0.1  # of the best fit's scale: a Gaussian that begins somewhere else
 _BESIDE = 3.0  # sds between means of Gaussians that are one, whatever is between them
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
 _LEVEL_DIM, _LEVEL_STARTS, _LEVEL_DRAWS, _LEVEL_STEPS = 6, 2, 16, 400  # of mean-field fits that lead to modes
 _KEPT = 1.0  # nats: that an ELBO on a climb's six draws, or the end of another climb, may be off
 _ROUGHLY, _START_SCALE = 1e-2, 0.1
-_FAR, _WIDEST = 768, 256  # places that are tried: around the best fit, and in the box of starts
+_MORE, _CHEAP = 48, 2**22  # times more places, in few dimensions, where that is so many numbers: some milliseconds
+_ARMS = 3  # further Gaussians from places that no fit explains
+_UNSEEN = 5.0  # nats: places that stand for less of the evidence are not worth a fit
 _HEAVY = 20.0  # times the mean weight
 _NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
 _NEARLY = 0.02  # posterior sds: how close to its end a further fit has to be, to count as a mode
@@ -116,6 +121,7 @@ class Search:
     findings: tuple[Finding, ...] = ()
     draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
     modes_left: bool = False  # the last round of starts still found modes
+    seen: list[Estimate] = dataclasses.field(default_factory=list)  # of the log evidence, by places outside of the fits
 
     @property
     def gaussians(self) -> list[Gaussian]:
@@ -196,9 +202,19 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
             start = start if spike is None else spike
         fits += 1
         fit = _fit(search, start)
-        # A further Gaussian that is still on its way is no mode but where a path was given up: in a funnel's neck, say
-        new = fit is not None and (not search.fits or fit.residual < _NEARLY) and _keep(search, fit)
+        new = fit is not None and (not search.fits or _arrived(search, fit)) and _keep(search, fit)
         futile += not new
+
+
+def _arrived(search: Search, fit: Fit) -> bool:
+    """Whether a further Gaussian is a mode.
+
+    One that is still on its way is where a fit was given up, in a funnel's neck, say; but where it crosses another, few
+    draws do not settle what the mean Hessian is, and a higher bound is better in any case.
+    """
+    if fit.residual < _NEARLY or fit.elbo > search.fits[0].elbo + _KEPT:
+        return True
+    return any(math.isfinite(_distance(fit.q, other)) and _cross(fit.q, other) for other in search.gaussians)
 
 
 def _spike(search: Search, path: Path) -> Gaussian | None:
@@ -259,18 +275,31 @@ def _keep(search: Search, fit: Fit) -> bool:
 
 
 def _same(search: Search, q: Gaussian, other: AbstractGaussian) -> bool:
-    """Whether the one's mean lies where the other has its mass, they are about as large, and there is no valley between
-    them: in many dimensions the typical distance from one mode's mean may be further than the next mode."""
-    d = len(q.mean)
-    reach = d + 6 * math.sqrt(2 * d) + 9
-    distance = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0])
-    if not (distance < reach and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d):
+    """Whether the one's mean lies where the other has its mass, they are about as large, do not cross, and there is no
+    valley between them: in many dimensions the typical distance from one mode's mean may be further than the next
+    mode."""
+    distance = _distance(q, other)
+    if not math.isfinite(distance) or _cross(q, other):
         return False
     if distance < _BESIDE**2:
         return True
     along = q.mean + np.linspace(0, 1, 9)[:, None] * (other.mean - q.mean)
     value = search.oracle.values(along)
     return not min(value[0], value[-1]) > value.min() + _TOWERS  # NaN: no valley that one could tell
+
+
+def _distance(q: Gaussian, other: AbstractGaussian) -> float:
+    """Squared, in the one's sds; infinite where they are far apart, or the one is much larger than the other."""
+    d = len(q.mean)
+    distance = min(q.radius(other.mean[None])[0], other.radius(q.mean[None])[0])
+    near = distance < d + 6 * math.sqrt(2 * d) + 9 and abs(q.entropy - other.entropy) < 1.0 + 0.2 * d
+    return float(distance) if near else math.inf
+
+
+def _cross(q: Gaussian, other: AbstractGaussian) -> bool:
+    """Whether either is wide where the other is narrow, in few dimensions: as large, at one place, and not the same."""
+    d = len(q.mean)
+    return d <= _NESTED_DIM and min(q.divergence(other), other.divergence(q)) > _CROSSED + d
 
 
 def _fit(search: Search, start: Gaussian) -> Fit | None:
@@ -302,30 +331,50 @@ def _explained(search: Search, z: Float[np.ndarray, "points dim"]) -> Bool[np.nd
 
 def probe(search: Search) -> None:
     """Climb from the likeliest of many places far outside of everything that was found, and from those there or in the
-    widest box of starts where log p is furthest above what the fits say; and fit a Gaussian as wide as the mass out
-    there, where that is far wider."""
+    widest box of starts where log p is furthest above what the fits say; fit a Gaussian as wide as the mass out there,
+    where that is far wider; and one that begins where there is most mass that no fit has, which climbs may leave."""
     q, d = search.fits[0].q, search.oracle.dim
-    far = search.random.standard_normal((_FAR, d)) * (3 / np.sqrt(search.random.chisquare(3, (_FAR, 1)) / 3))
-    z = np.concatenate([q.transport(far), widest_places(search.oracle, search.random, _WIDEST)])
-    value = search.oracle.values(z)
-    outside = np.flatnonzero(np.isfinite(value) & ~_explained(search, z))
-    if not len(outside):
-        return
-    # by their weight under that t distribution: by density alone, the nearest would always win
-    radius = np.sum(far[outside[outside < _FAR]] ** 2, axis=1)
-    weight = value[outside[outside < _FAR]] + 0.5 * (3 + d) * np.log1p(radius / 27)
-    # behind another mode log p may be as low as it likes, and is above the fits all the same
-    above = value[outside] - _expected(search, z[outside])
+    many = 1 if d > _NESTED_DIM else min(_MORE, max(1, search.oracle.rows_within(_CHEAP) // 1024))
+    places = outskirts(search.oracle, q, search.random, many)
+    value = search.oracle.values(places.z)
+    outside = np.isfinite(value) & ~_explained(search, places.z)
+    expected = _expected(search, places.z)
+    weight = value + places.log_room  # by density alone, the nearest would always win
     # climbs of many dimensions are long, and lead back
     probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
-    chosen = dict.fromkeys((*np.argsort(-weight)[: probes // 2], *np.argsort(-above)[: probes // 2]))
-    fit_modes(search, climb(search, z[outside[list(chosen)]], steps))
-    if not len(weight) or d > _NESTED_DIM or not isinstance(q, Gaussian):
+    around = np.flatnonzero(outside & places.around)
+    if outside.any():
+        # behind another mode log p may be as low as it likes, and is above the fits all the same
+        above = np.flatnonzero(outside & ~places.along)
+        above = above[np.argsort(-(value - expected)[above])]
+        chosen = dict.fromkeys((*around[np.argsort(-weight[around])][: probes // 2], *above[: probes // 2]))
+        fit_modes(search, climb(search, places.z[list(chosen)], steps))
+    if d > _NESTED_DIM or not isinstance(q, Gaussian):
         return
-    share = np.exp(weight - weight.max())
+    search.seen = places.evidences(value)
+    for _ in range(_ARMS):
+        unknown = np.flatnonzero(value > _expected(search, places.z) + _TOWERS)
+        if not len(unknown) or logsumexp(weight[unknown]) < search.fits[0].elbo - _UNSEEN:
+            break
+        if not fit_at(search, places.z[unknown[np.argmax(weight[unknown])]]):
+            break
+    if not len(around):
+        return
+    share = np.exp(weight[around] - weight[around].max())
+    radius = q.radius(places.z[around])
     width = math.sqrt(float(share @ radius) / float(share.sum()) / d)
     if width > _NARROW:
         _fit_from(search, Gaussian(q.mean, width * q.tril))
+
+
+def fit_at(search: Search, place: Float[np.ndarray, " dim"]) -> bool:
+    """A Gaussian from a small one at this place; whether it is none of those there were. Climbs leave a place whose
+    mass and another's have their peak in common, as the arms of a cross have."""
+    best = search.fits[0].q
+    if search.late or not isinstance(best, Gaussian):
+        return False
+    fit = _fit(search, Gaussian(place, _SMALL * best.tril))
+    return fit is not None and _arrived(search, fit) and _keep(search, fit)
 
 
 def certify(search: Search) -> None:
@@ -380,4 +429,6 @@ def follow(search: Search, z: Float[np.ndarray, "draws dim"], excess: Float[np.n
     paths = climb(search, z[chosen], _PROBE_STEPS)
     # also places that a fit covers: what weighs so much there may be much narrower
     fit_modes(search, paths)
+    if len(search.fits) == known and search.oracle.dim <= _NESTED_DIM:
+        return fit_at(search, z[chosen[0]])
     return len(search.fits) > known

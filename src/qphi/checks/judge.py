@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,10 +12,11 @@ from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
 from qphi.checks.tails import existing, heavy
 from qphi.checks.weighted import Moments, WeightCheck, believable
+from qphi.outskirts import Estimate
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
-__all__ = ["Circumstances", "Judgement", "beyond_help", "by_chains", "by_weights", "doubted"]
+__all__ = ["Circumstances", "Judgement", "beyond_help", "by_chains", "by_weights", "doubted", "outdone"]
 
 _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
@@ -24,6 +26,7 @@ _OTHER_SPREAD, _SURE = 0.1, 4.0  # of log sds, and in standard errors
 _DEPARTURE = 0.1  # sds
 _HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
+_MORE_EVIDENCE = 0.1  # nats
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
 
 _MORE_MODES = "every further round of starts found more modes: there may be others"
@@ -152,6 +155,18 @@ def doubted(case: Circumstances, judgement: Judgement, departure: float) -> Judg
     if math.isnan(departure):
         left = "there was no time for Markov chains to check the draws, or they could not begin"
     return Judgement(Trust.UNRELIABLE, (left, *judgement.reasons), case.advice)
+
+
+def outdone(case: Circumstances, judgement: Judgement, seen: Iterable[Estimate], evidence: Estimate) -> Judgement:
+    """The judgement where places outside of the fits were `seen` to hold more evidence than the draws account for."""
+    more = 0.0
+    for other in seen:
+        if other.value - evidence.value > _SURE * math.hypot(other.error, evidence.error):
+            more = max(more, other.value - evidence.value)
+    if more < _MORE_EVIDENCE or not judgement.trust.usable:
+        return judgement
+    missed = f"places further out hold evidence that the draws do not account for ({more:.2f} nats): mass is missed"
+    return Judgement(Trust.UNRELIABLE, (missed, *judgement.reasons), case.advice)
 
 
 def _modes(case: Circumstances) -> list[str]:

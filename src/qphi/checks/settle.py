@@ -17,7 +17,7 @@ from qphi.noise import systematic
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
-__all__ = ["Settling", "settle"]
+__all__ = ["Settling", "measured", "settle"]
 
 _WARM_MOVES = 24  # in which the step size is learned
 _THIN = 4  # moves between two recorded states
@@ -32,8 +32,8 @@ _FEWEST_CHAINS, _FEWEST_OF_A_MODE = 64, 8
 class Settling:
     """Draws of the second half of the recorded states, and whether the chains had settled by then.
 
-    `rhat`: the worst rank-normalised R-hat; `drift`: how far, in sds of ranks, a mean moved from the first half of
-    these draws to the second, beyond its noise. Both within the chains of each mode.
+    `rhat`: the worst rank-normalised R-hat; `drift`: how far, in sds of ranks, a mean or a distance from the median
+    moved from the first half of these draws to the second, beyond its noise. Both within the chains of each mode.
     """
 
     start: Float[np.ndarray, "chains dim"]
@@ -103,7 +103,7 @@ def settle(
         rows = late.reshape(-1, oracle.dim)
         values = oracle.constrained(rows)
         columns, count = flattened(values), late.shape[1]
-        rhat, drift = _measured(columns.reshape(*late.shape[:2], -1), part_of)
+        rhat, drift = measured(columns.reshape(*late.shape[:2], -1), part_of)
         moments = with_reach(weighted_moments(columns, np.full(len(rows), 1 / len(rows)), count), columns, count)
         moments = with_ease(moments, columns, np.concatenate(chances[len(states) // 2 :]))
         for others in before:
@@ -138,10 +138,10 @@ def _can_halve(part_of: Int[np.ndarray, " chains"], fewest: int) -> bool:
     return len(part_of[::2]) >= fewest and bool(np.all((left == 0) | (left >= _FEWEST_OF_A_MODE)))
 
 
-def _measured(
+def measured(
     draws: Float[np.ndarray, "times chains columns"], part_of: Int[np.ndarray, " chains"]
 ) -> tuple[float, float]:
-    """R-hat and drift, within the chains of each mode: chains of different modes never meet, and need not."""
+    """R-hat and drift (see `Settling`), within the chains of each mode: those of different modes need never meet."""
     moving = np.flatnonzero(np.ptp(draws, axis=(0, 1)) > 0)
     if not moving.size:  # nothing moves: nothing has been forgotten
         return math.inf, math.inf
@@ -161,8 +161,10 @@ def _measured_block(
             continue
         rhat = max(rhat, worst_rhat(own))
         half, count = len(own) // 2, own.shape[0] * own.shape[1]
-        # in ranks, scaled to the sd of a uniform: heavy tails have no say
-        ranks = own.reshape(count, -1).argsort(axis=0).argsort(axis=0).reshape(own.shape) / count * math.sqrt(12)
-        moved = np.abs(ranks[:half].mean(axis=(0, 1)) - ranks[half:].mean(axis=(0, 1)))
-        drift = max(drift, float(np.max(moved - chance * math.sqrt(4 / count), initial=0.0)))
+        # in ranks, scaled to the sd of a uniform: heavy tails have no say; of distances too, since chains that all
+        # spread, or all shrink, agree with each other
+        for values in (own, np.abs(own - np.median(own, axis=(0, 1)))):
+            ranks = values.reshape(count, -1).argsort(axis=0).argsort(axis=0).reshape(own.shape) / count * math.sqrt(12)
+            moved = np.abs(ranks[:half].mean(axis=(0, 1)) - ranks[half:].mean(axis=(0, 1)))
+            drift = max(drift, float(np.max(moved - chance * math.sqrt(4 / count), initial=0.0)))
     return rhat, drift

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -25,13 +26,19 @@ def existing(m: Moments) -> tuple[Bool[np.ndarray, " columns"], Bool[np.ndarray,
 
 
 def with_own_tails(
-    moments: Moments, values: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"], ess: float
+    moments: Moments,
+    values: Float[np.ndarray, "draws columns"],
+    weights: Float[np.ndarray, " draws"],
+    ess: float,
+    khat: float = math.inf,
 ) -> Moments:
     """Moments that know of the tails of the values themselves: of as many of them as there are effective draws, chosen
     by weight.
 
     A product of weight and value has a heavy tail where the value has one, or where a few draws in a place that the
     proposal hardly reaches have large weights: then a value that is never large has it too, and its moments exist.
+    Where the weights are bounded (their Pareto `khat` is no more than 0), the products have no heavier tail than the
+    values; they may look as if they had, where the furthest values lie close together in a mode, and a few beyond it.
     """
     count = max(int(ess), 1)
     ends = np.cumsum(weights)
@@ -39,6 +46,13 @@ def with_own_tails(
     distance = np.abs(values[np.minimum(chosen, len(values) - 1)] - moments.mean)
     with np.errstate(over="ignore"):
         own = [tail_shape(size) for size in (distance, distance**2)]
+    if khat <= 0:
+        with np.errstate(invalid="ignore"):
+            least = [
+                np.fmin(khats, np.maximum(tail, 0.0))
+                for khats, tail in zip((moments.mean_khat, moments.sd_khat), own, strict=True)
+            ]
+        moments = dataclasses.replace(moments, mean_khat=least[0], sd_khat=least[1])
     far = np.full((3, min(_FURTHEST, len(values)), values.shape[1]), np.nan)
     asked = np.flatnonzero(~np.logical_and(*existing(moments)))  # elsewhere nobody will ask
     for columns in (asked[begin : begin + BLOCK] for begin in range(0, asked.size, BLOCK)):

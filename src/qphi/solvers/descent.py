@@ -126,8 +126,9 @@ class Descent:
 
     @property
     def stuck(self) -> bool:
-        """Whether steps have become too short to matter."""
-        return self.stride < _SHORTEST
+        """Whether steps have become too short to matter: before there is an idea of the scale, in length."""
+        unit = 1.0 if self.updates or self._full_step is None else max(1.0, float(np.linalg.norm(self._full_step)))
+        return self.stride * unit < _SHORTEST
 
 
 def advance(

@@ -81,6 +81,13 @@ class AbstractGaussian(abc.ABC):
         """|C^-1 (z - mean)|^2 of each row: chi-squared of q's own draws."""
         return np.sum(self.whiten(z) ** 2, axis=1)
 
+    def divergence(self, other: AbstractGaussian) -> float:
+        """KL(self || other), nats, closed form: O(dim^3) for full rank."""
+        # the mean of a quadratic form under q is its mean over the ends of q's axes, sqrt(dim) sds out
+        ends = math.sqrt(len(self.mean)) * np.eye(len(self.mean))
+        radius = np.mean(other.radius(self.transport(np.concatenate([ends, -ends]))))
+        return float(0.5 * (radius - len(self.mean)) + other.entropy - self.entropy)
+
 
 @dataclasses.dataclass(frozen=True)
 class Gaussian(AbstractGaussian):

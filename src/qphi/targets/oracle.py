@@ -237,6 +237,12 @@ class Oracle(AbstractOracle):
         with double():
             return jax.tree.map(np.asarray, compiled(self._rest, self.one_by_one, self._arrays, rows, *rest))
 
+    def rows_within(self, numbers: int) -> int:
+        """How many rows of values may be asked for, so that no more numbers than that are evaluated; no more than one
+        call of them where one row is evaluated after the other."""
+        rows = numbers // (self._data + self.dim)
+        return min(rows, _ROWS[-1]) if self.one_by_one else rows
+
     def _curved_size(self, count: int) -> int:
         """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""
         return self._size(min(count, _CURVED), 2 * self.dim, pad=False)

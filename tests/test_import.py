@@ -21,6 +21,7 @@ files precision programs noise verdict systems
 serialise data targets families importance
 draws bounds
 summary stopping solvers
+outskirts
 checks
 modes
 many

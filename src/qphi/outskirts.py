@@ -70,9 +70,9 @@ class Outskirts:
 
 
 def outskirts(oracle: Oracle, q: AbstractGaussian, random: np.random.Generator, many: int) -> Outskirts:
-    """`many` times 768 places from a t three times as wide as q, 256 of the widest box of starts, and, in few dimensions,
-    256 that are q's draws but for one of its axes: as far out along this, on a logarithmic scale, as five of the widest
-    sds. Mass that crosses q has its peak where q has it, and is wide where q is narrow."""
+    """`many` times 768 places from a t three times as wide as q, 256 of the widest box of starts, and, in few
+    dimensions, 256 that are q's draws but for one of its axes: as far out along this, on a logarithmic scale, as five
+    of the widest sds. Mass that crosses q has its peak where q has it, and is wide where q is narrow."""
     d = oracle.dim
     count = many * _AROUND
     far = random.standard_normal((count, d)) * (_WIDER / np.sqrt(random.chisquare(_FREEDOM, (count, 1)) / _FREEDOM))
@@ -104,5 +104,5 @@ def _along_axes(
     inside = -0.5 * eps**2 - 0.5 * math.log(2 * math.pi)
     size = np.log(np.abs(eps))
     on_axis = np.where((size > nearest) & (size <= longest), -size - np.log(2 * (longest - nearest)), -np.inf)
-    log_density = logsumexp(np.sum(inside, axis=1, keepdims=True) - inside + on_axis, axis=1)
+    log_density = np.asarray(logsumexp(np.sum(inside, axis=1, keepdims=True) - inside + on_axis, axis=1))
     return q.mean + (eps * sds) @ axes.T, log_density - math.log(d) - q.log_det

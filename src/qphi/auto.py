@@ -26,8 +26,9 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 from threadpoolctl import threadpool_limits
 
-from qphi.assess import TELLING_ESS, assess_fits, bend
-from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted, outdone
+from qphi.assess import TELLING_ESS, Weighed, assess_fits, bend
+from qphi.checks.beyond import mass_beyond
+from qphi.checks.judge import Judgement, beyond_help, by_chains, doubted, outdone, outreached
 from qphi.checks.preflight import Finding, preflight, remote, saturated
 from qphi.checks.settle import settle
 from qphi.checks.tails import with_tails
@@ -36,6 +37,7 @@ from qphi.checks.weighted import (
     WeightCheck,
     believable,
     unflattened,
+    weighted_moments,
 )
 from qphi.importance import ImportanceWeights
 from qphi.many import fit_many, sized
@@ -79,6 +81,8 @@ _NO_ANSWER = ("proper", "rounding")  # findings that make every answer unusable
 _SMALL = 300
 # Dimensions up to which one gradient after another is better spent than on Hessians
 _DEAR = 64
+# Dimensions up to which, and coordinates along which, mass beyond all draws is looked for
+_LOOKED_BEYOND, _ALONG, _FEW_ALONG = 100, 16, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +259,11 @@ def _conclude(search: Search) -> Inference:
             made_by = "Markov chains"
             numbers |= {"rhat": settling.rhat, "drift": settling.drift, "moves": float(settling.moves)}
             evidence, error = anew.check.log_evidence, anew.check.log_evidence_standard_error
+    if judgement.trust is Trust.CORRECTED and not search.late and search.oracle.dim <= _LOOKED_BEYOND:
+        with search.stage("doubt"):
+            added = _added_beyond(search, weighed, z, weights, evidence)
+        numbers["beyond"] = float(added.max(initial=0.0))
+        judgement, moments = outreached(case, judgement, moments, added)
     judgement = outdone(case, judgement, search.seen, Estimate(evidence, error))
     search.findings = (*search.findings, saturated(search.oracle, z, values, weights))
     mean_ok, sd_ok = believable(moments)
@@ -290,6 +299,21 @@ def _conclude(search: Search) -> Inference:
         importance,
         warp,
     )
+
+
+def _added_beyond(
+    search: Search,
+    weighed: Weighed,
+    z: Float[np.ndarray, "draws dim"],
+    weights: Float[np.ndarray, " draws"],
+    log_evidence: float,
+) -> Float[np.ndarray, " columns"]:
+    """`mass_beyond` along the coordinates that have the heaviest tails by the weights: few where Hessians are dear."""
+    oracle = search.oracle
+    tails = weighted_moments(weighed.z, weighed.weights).sd_khat
+    along = np.argsort(-np.nan_to_num(tails, nan=math.inf))[: _FEW_ALONG if oracle.one_by_one else _ALONG]
+    look = oracle.mean_curvature if search.solver.uses_hessians else oracle.differenced
+    return mass_beyond(oracle, look, z, weights, log_evidence, [int(coordinate) for coordinate in along])
 
 
 def _with_findings(judgement: Judgement, findings: tuple[Finding, ...]) -> Judgement:

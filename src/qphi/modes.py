@@ -354,7 +354,8 @@ def probe(search: Search) -> None:
     search.seen = places.evidences(value)
     for _ in range(_ARMS):
         unknown = np.flatnonzero(value > _expected(search, places.z) + _TOWERS)
-        if not len(unknown) or float(logsumexp(weight[unknown])) < search.fits[0].elbo - _UNSEEN:
+        share = np.asarray(logsumexp(weight[unknown])) if len(unknown) else -math.inf
+        if share < search.fits[0].elbo - _UNSEEN:
             break
         if not fit_at(search, places.z[unknown[np.argmax(weight[unknown])]]):
             break

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Float
 
 from qphi.checks.pareto import khat_threshold
 from qphi.checks.settle import Settling
@@ -16,7 +17,7 @@ from qphi.outskirts import Estimate
 from qphi.solvers.exact import AbstractGaussian
 from qphi.verdict import Trust
 
-__all__ = ["Circumstances", "Judgement", "beyond_help", "by_chains", "by_weights", "doubted", "outdone"]
+__all__ = ["Circumstances", "Judgement", "beyond_help", "by_chains", "by_weights", "doubted", "outdone", "outreached"]
 
 _SMALL_VARIANCE = 0.1  # of the lifted log weights: half of it is the KL that is left, nats
 _FEWEST_ESS, _ESS_SHARE = 400, 0.05
@@ -27,6 +28,7 @@ _DEPARTURE = 0.1  # sds
 _HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
 _MORE_EVIDENCE = 0.1  # nats
+_ADDED = 1.0  # times the variance: an sd larger by two fifths
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
 
 _MORE_MODES = "every further round of starts found more modes: there may be others"
@@ -155,6 +157,19 @@ def doubted(case: Circumstances, judgement: Judgement, departure: float) -> Judg
     if math.isnan(departure):
         left = "there was no time for Markov chains to check the draws, or they could not begin"
     return Judgement(Trust.UNRELIABLE, (left, *judgement.reasons), case.advice)
+
+
+def outreached(
+    case: Circumstances, judgement: Judgement, moments: Moments, added: Float[np.ndarray, " columns"]
+) -> tuple[Judgement, Moments]:
+    """The judgement, and the moments, where mass beyond all draws would have `added` such shares to variances."""
+    missed = added > _ADDED
+    if not missed.any():
+        return judgement, moments
+    marked = dataclasses.replace(moments, sd_error=np.where(missed, np.inf, moments.sd_error))
+    factor = math.sqrt(1 + added.max())
+    said = f"in a narrow place beyond all draws there is mass with which {np.sum(missed)} sd(s) would be larger"
+    return Judgement(Trust.UNRELIABLE, (f"{said} (by {factor:.1f} or so)", *judgement.reasons), _TAILS), marked
 
 
 def outdone(case: Circumstances, judgement: Judgement, seen: Iterable[Estimate], evidence: Estimate) -> Judgement:

@@ -74,6 +74,7 @@ def test_evidence_outside_takes_the_trust_away():
     assert "0.40 nats" in more.reasons[0]
     assert more.advice
     assert outdone(case, usable, [Estimate(0.4, 0.2)], evidence) is usable  # by chance
+    assert outdone(case, usable, [Estimate(6.0, 0.99)], evidence) is usable  # one place that fell on the peak
     assert outdone(case, usable, [Estimate(0.05, 0.001)], evidence) is usable  # too little to matter
     assert outdone(case, usable, [Estimate(0.4, 0.05)], Estimate(0.0, math.nan)) is usable
     failed = dataclasses.replace(usable, trust=Trust.FAILED)

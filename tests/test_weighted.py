@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from qphi.assess import without_idle
 from qphi.checks.judge import beyond_help
 from qphi.checks.proposal import Proposal
 from qphi.checks.tails import with_own_tails
@@ -28,6 +29,21 @@ def checked(log_p, mean, tril, pairs=4096, seed=0):
 
 MEAN, TRIL = np.array([1.0, -2.0]), np.array([[2.0, 0.0], [-0.7, 0.5]])
 GAUSSIAN = stats.multivariate_normal(MEAN, TRIL @ TRIL.T)
+
+
+def test_a_scale_that_overflows_without_a_weight_is_no_tail():
+    values = np.random.default_rng(0).standard_normal((1024, 2))
+    weights = np.full(1024, 1 / 1023)
+    values[7, 1], weights[7] = np.inf, 0.0
+    assert np.isposinf(weighted_moments(values, weights).mean_khat[1])
+    kept = weighted_moments(without_idle(values, weights), weights)
+    assert np.isfinite(kept.mean_khat).all()
+    rest = np.delete(values, 7, axis=0)
+    np.testing.assert_allclose([kept.mean[1], kept.sd[1]], [rest[:, 1].mean(), rest[:, 1].std()], rtol=1e-9)
+    weights[7] = 1e-9  # it counts
+    assert np.isinf(without_idle(values, weights)[7, 1])
+    values[7, 1], weights[7] = np.nan, 0.0  # nobody knows what it stands for
+    assert np.isnan(without_idle(values, weights)[7, 1])
 
 
 def test_what_no_draws_would_make_believable():

@@ -25,7 +25,7 @@ from qphi.solvers.driven import WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 
-__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "weigh"]
+__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "weigh", "without_idle"]
 
 TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
@@ -123,7 +123,7 @@ def _assess(
     known: Moments | None = None,  # whose tails count too
 ) -> Assessed:
     values = oracle.constrained(weighed.z)
-    columns = flattened(values)
+    columns = without_idle(flattened(values), weighed.weights)
     moments = weighted_moments(columns, weighed.weights if weighed.usable else np.full(len(columns), np.nan))
     if weighed.check.ess > TELLING_ESS:
         moments = with_own_tails(moments, columns, weighed.weights, weighed.check.ess, weighed.check.khat)
@@ -179,3 +179,14 @@ def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]
     """Shares that sum to one, none so small that its mode would hardly be drawn."""
     shares = np.maximum(np.nan_to_num(shares / np.sum(shares)), _LEAST_SHARE)
     return shares / shares.sum()
+
+
+def without_idle(
+    columns: Float[np.ndarray, "draws columns"], weights: Float[np.ndarray, " draws"]
+) -> Float[np.ndarray, "draws columns"]:
+    """The values with those of the heaviest draw where one is infinite and its draw has no weight.
+
+    Far out a scale overflows where log p is -inf: it has no part in any moment, and 0 times infinity is none.
+    """
+    idle = np.isinf(columns) & (weights == 0)[:, None]
+    return np.where(idle, columns[np.argmax(weights)], columns)

@@ -55,7 +55,7 @@ class Outskirts:
         """The log evidence by the places of each way alone, where any has a density.
 
         Where they miss the mass it is too low, as is the error; too high by a factor k it is with a chance of 1 / k at
-        most (Markov's inequality), and then by few places, so that the error is as large.
+        most (Markov's inequality), and then by few places, so that the error is near 1.
         """
         found = []
         for way in np.unique(self.way):

@@ -27,7 +27,7 @@ _OTHER_SPREAD, _SURE = 0.1, 4.0  # of log sds, and in standard errors
 _DEPARTURE = 0.1  # sds
 _HEAVY_WEIGHT = 3.0  # nats over the log of the mean weight
 _FLAT = 1e4  # an sd this large on the unconstrained scale hints at a direction that the data say nothing about
-_MORE_EVIDENCE = 0.1  # nats
+_MORE_EVIDENCE, _FEW_PLACES = 0.1, 0.3  # nats; the standard error of an estimate that a dozen places make
 _ADDED = 1.0  # times the variance: an sd larger by two fifths
 _ELBO_GAP = 0.5  # nats between the fit's own draws and fresh ones
 
@@ -176,7 +176,8 @@ def outdone(case: Circumstances, judgement: Judgement, seen: Iterable[Estimate],
     """The judgement where places outside of the fits were `seen` to hold more evidence than the draws account for."""
     more = 0.0
     for other in seen:
-        if other.value - evidence.value > _SURE * math.hypot(other.error, evidence.error):
+        sure = other.value - evidence.value > _SURE * math.hypot(other.error, evidence.error)
+        if sure and other.error < _FEW_PLACES:  # of which one may have fallen on a peak
             more = max(more, other.value - evidence.value)
     if more < _MORE_EVIDENCE or not judgement.trust.usable:
         return judgement

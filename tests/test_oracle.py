@@ -109,3 +109,13 @@ def test_hessians_are_differences_of_gradients_where_these_cannot_be_differentia
     np.testing.assert_allclose(hessian * scale**2, exact, rtol=1e-3, atol=1e-3)
     assert oracle.hessians_asked == 0
     assert oracle.gradients_asked == rows * (1 + 2 * DIM)
+
+
+def test_rows_that_may_be_asked_for_follow_the_numbers_a_density_reads():
+    def looping(values):
+        return -0.5 * jax.lax.fori_loop(0, 9, lambda i, total: total + jnp.sum(values["z"] ** 2), 0.0)
+
+    plain, loops, factorises = (oracle_of(density) for density in (quartic, looping, factorising))
+    assert plain.rows_within(plain.dim * 5000) <= 5000
+    assert plain.rows_within(10**6) > 256
+    assert loops.rows_within(10**9) == factorises.rows_within(10**9) == 256

@@ -28,6 +28,7 @@ _NUMBERS = 2**22  # of data times rows times directions evaluated at once: about
 _CACHED = 2**19  # the same for values and gradients: larger arrays leave the cache, and a row takes longer
 FACTORISES = re.compile("cholesky|triangular_solve|lu|geqrf|eigh|eig|svd|schur|hessenberg|tridiagonal")
 _ONE_BY_ONE = re.compile(rf"= ({FACTORISES.pattern}|while)\b")
+_REPEATS = re.compile(r"= (scan|while)\b")
 _ROWS = (16, 64, 256)  # sizes of compiled calls; the rest of the last call repeats a row
 _STEP = 0.02  # of differences of gradients, in sds of the rows: solvers of equations leave 1e-6 of noise
 _SHORTENINGS = 12
@@ -98,7 +99,9 @@ class Oracle(AbstractOracle):
                     f"The log density cannot be computed: {type(error).__name__}: {line}. {remedy}."
                 ) from error
         # whether rows are evaluated one after the other, and derivatives of gradients are dear
-        self.one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(str(traced)) is not None
+        steps = str(traced)
+        self.one_by_one = jax.default_backend() == "cpu" and _ONE_BY_ONE.search(steps) is not None
+        self._repeats = _REPEATS.search(steps) is not None  # so that the numbers it reads say little of its cost
         held = sum(a.size for a in jax.tree.leaves(eqx.filter(target, eqx.is_array)))
         self._data = max(1, held if data is None else data)
         self._rest, self._arrays = _split(target)
@@ -239,9 +242,9 @@ class Oracle(AbstractOracle):
 
     def rows_within(self, numbers: int) -> int:
         """How many rows of values may be asked for, so that no more numbers than that are evaluated; no more than one
-        call of them where one row is evaluated after the other."""
+        call of them where one row is evaluated after the other, or each takes many steps."""
         rows = numbers // (self._data + self.dim)
-        return min(rows, _ROWS[-1]) if self.one_by_one else rows
+        return min(rows, _ROWS[-1]) if self.one_by_one or self._repeats else rows
 
     def _curved_size(self, count: int) -> int:
         """How many rows a call for Hessians has: few, because those that only fill it up cost as much as others."""

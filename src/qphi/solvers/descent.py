@@ -127,7 +127,7 @@ class Descent:
     @property
     def stuck(self) -> bool:
         """Whether steps have become too short to matter: before there is an idea of the scale, in length."""
-        unit = 1.0 if self.updates or self._full_step is None else max(1.0, float(np.linalg.norm(self._full_step)))
+        unit = 1.0 if self.updates or self._full_step is None else max(1.0, float(np.max(np.abs(self._full_step))))
         return self.stride * unit < _SHORTEST
 
 

@@ -149,7 +149,7 @@ def test_chains_that_cannot_settle_say_so():
 
 @pytest.mark.parametrize(("scale", "settled"), [(1.0, True), (0.6, False)])
 def test_chains_that_all_shrink_have_not_settled(scale, settled):
-    """Each chain agrees with all others, in the mean and in the spread; only time tells. False alarm: 1 in 100."""
+    """Each chain agrees with all others, in the mean and in the spread; only time tells."""
     states = np.random.default_rng(0).standard_normal((32, 128, 2))
     states[16:, :, 0] *= scale
     rhat, drift = measured(states, np.zeros(128, int))

@@ -4,7 +4,7 @@ CHECK   the log density itself (`preflight`)
 START   climbs from dispersed places, all at once (`Pathfinder`), and mean-field fits of some (`fit_level`)
 FIT     a full-rank Gaussian at each distinct end (`Newton` on fixed draws, `SteinNewton` where Hessians are dear, or
         the exact solver that was given)
-PROBE   more climbs, from far outside what was found, and a fit as wide as the mass there
+PROBE   more climbs, from far outside what was found, a fit as wide as the mass there, and fits that cross the others
 CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
@@ -12,6 +12,7 @@ BEND    where they do not suffice: scales that follow other coordinates (`Driven
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
 DOUBT   a map, or several Gaussians: do chains in plain coordinates leave the draws where they are?
 REDRAW  if they do not, or chains in the map's coordinates have not settled: long chains in plain ones, and new weights
+LOOK    has a corrected answer mass beyond all of its draws? Have places outside seen more evidence than they?
 JUDGE   one word, and one for each mean and sd
 """
 

@@ -56,6 +56,7 @@ def mass_beyond(
                     far = (flattened(oracle.constrained(places)) - moments.mean) ** 2
                     mass = np.exp(density - log_evidence) * width
                     mass *= np.cumsum(mass[::-1])[::-1] > _RARE
+                    # 0 / 0 of what is constant, and no mass times what overflows, add nothing
                     both += np.nan_to_num(mass @ far / moments.sd**2)
             added = np.maximum(added, both)
     return added

@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 import qphi
-from qphi.modes import EFFORTS
 from qphi.precision import double
+from qphi.search import EFFORTS
 from qphi.solvers.driven import Driven, WarpedOracle, fit_driven
 from qphi.solvers.exact import Gaussian
 from qphi.targets import LogDensity

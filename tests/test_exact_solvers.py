@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import qphi
-from qphi.modes import EFFORTS, Search, certify
+from qphi.modes import certify
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
+from qphi.search import EFFORTS, Search
 from qphi.solvers.descent import Dense, Limited
 from qphi.solvers.exact import Gaussian, Spiked, solve
 from qphi.solvers.laplace import Laplace

@@ -23,8 +23,9 @@ draws bounds
 summary stopping solvers
 outskirts
 checks
+search
 modes
-many
+unseen many
 assess
 redraw
 auto posterior

@@ -14,9 +14,9 @@ import pytest
 import qphi
 from qphi.families import SpikedGaussian
 from qphi.many import sized
-from qphi.modes import EFFORTS
 from qphi.noise import fixed_draws, generator
 from qphi.precision import double
+from qphi.search import EFFORTS
 from qphi.solvers.exact import Gaussian, Spiked, solve
 from qphi.solvers.spiked import SpikedMeanField, add_spikes
 from qphi.targets import LogDensity

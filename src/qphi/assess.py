@@ -20,10 +20,11 @@ from qphi.checks.weighted import (
     weighted_moments,
 )
 from qphi.importance import ImportanceWeights
-from qphi.modes import Search, follow, seek_more
+from qphi.search import Search
 from qphi.solvers.driven import WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
+from qphi.unseen import follow, seek_more
 
 __all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "weigh", "without_idle"]
 

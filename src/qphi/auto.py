@@ -42,23 +42,11 @@ from qphi.checks.weighted import (
 )
 from qphi.importance import ImportanceWeights
 from qphi.many import fit_many, sized
-from qphi.modes import (
-    EFFORTS,
-    PATH_STEPS,
-    AsClimbed,
-    Effort,
-    Search,
-    certify,
-    climb,
-    fit_level,
-    fit_modes,
-    fit_wide,
-    probe,
-    seek_more,
-)
+from qphi.modes import PATH_STEPS, AsClimbed, certify, climb, fit_level, fit_modes, fit_wide
 from qphi.noise import generator
 from qphi.outskirts import Estimate
 from qphi.redraw import departed, redrawn
+from qphi.search import EFFORTS, Effort, Search
 from qphi.solvers.driven import Driven, WarpedOracle
 from qphi.solvers.exact import (
     MOST_DENSE,
@@ -73,6 +61,7 @@ from qphi.solvers.pathfinder import Pathfinder
 from qphi.solvers.spiked import SpikedMeanField
 from qphi.targets.oracle import Oracle
 from qphi.targets.starts import dispersed_starts
+from qphi.unseen import probe, seek_more
 from qphi.verdict import Trust, Verdict
 
 __all__ = ["EFFORTS", "Effort", "Inference", "explore", "infer"]

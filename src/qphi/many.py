@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from qphi.modes import Effort, Search
 from qphi.noise import fixed_draws
+from qphi.search import Effort, Search
 from qphi.solvers.exact import MOST_DENSE, Spiked, solve
 from qphi.solvers.spiked import SpikedFit, SpikedMeanField, add_spikes
 

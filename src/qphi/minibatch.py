@@ -20,9 +20,10 @@ from qphi.by_gradients import CHECK_EVERY, FAMILIES, ascend, named_family
 from qphi.errors import InputError
 from qphi.families import AbstractFamily, DiagonalGaussian, FullRankGaussian, LowRankGaussian, StudentT
 from qphi.loop import Progress
-from qphi.modes import EFFORTS, PATH_STEPS, Search, climb, fit_modes
+from qphi.modes import PATH_STEPS, climb, fit_modes
 from qphi.noise import generator
 from qphi.posterior import Posterior, posterior_from
+from qphi.search import EFFORTS, Search
 from qphi.solvers import AbstractNoisySolver, StochasticGradient
 from qphi.solvers.exact import MOST_DENSE, Gaussian
 from qphi.targets.oracle import Oracle

@@ -1,89 +1,57 @@
-"""Where the mass is: climbs from dispersed places, a Gaussian at each distinct end, and the search for more."""
+"""Where the mass is: climbs from dispersed places, and a Gaussian at each distinct end."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float
 from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
-from qphi.checks.preflight import Finding
 from qphi.noise import fixed_draws
-from qphi.outskirts import Estimate, outskirts
+from qphi.search import Search
 from qphi.solvers.exact import AbstractGaussian, AbstractGaussianSolver, Fit, Gaussian, Spiked, solve
 from qphi.solvers.newton import Newton, inverse_factor
-from qphi.solvers.pathfinder import Path, Pathfinder
-from qphi.solvers.spiked import SpikedFit, SpikedMeanField
+from qphi.solvers.pathfinder import Path
+from qphi.solvers.spiked import SpikedMeanField
 from qphi.targets.oracle import Oracle
-from qphi.targets.starts import dispersed_starts
 
 __all__ = [
-    "EFFORTS",
+    "NARROW",
+    "NESTED_DIM",
     "PATH_STEPS",
+    "TOWERS",
     "AsClimbed",
-    "Effort",
-    "Search",
+    "arrived",
     "certify",
     "climb",
+    "expected",
+    "explained",
+    "fit_from",
+    "fit_gaussian",
     "fit_level",
     "fit_modes",
     "fit_wide",
-    "follow",
-    "probe",
-    "seek_more",
+    "keep",
 ]
 
-PATH_STEPS, _FIT_STEPS, _PROBE_STEPS = 1000, 100, 200
+PATH_STEPS, _FIT_STEPS = 1000, 100
 _MOST_MODES, _MOST_FUTILE = 6, 2
 _HALVINGS = 6  # of a further fit, which is no mode where it comes to no rest
-_TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
+TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
 _CROSSED = 10.0  # nats of KL, beyond one a dimension: as large, at one place, and not the same
-_SMALL = 0.1  # of the best fit's scale: a Gaussian that begins somewhere else
 _BESIDE = 3.0  # sds between means of Gaussians that are one, whatever is between them
-_ROUNDS, _MANY_MODES = 4, 16  # of further starts where modes are several; as many modes are not all of them
 _LEVEL_DIM, _LEVEL_STARTS, _LEVEL_DRAWS, _LEVEL_STEPS = 6, 2, 16, 400  # of mean-field fits that lead to modes
 _KEPT = 1.0  # nats: that an ELBO on a climb's six draws, or the end of another climb, may be off
 _ROUGHLY, _START_SCALE = 1e-2, 0.1
-_MORE, _CHEAP = 16, 2**21  # times more places, in few dimensions, where that is so many numbers: some milliseconds
-_ARMS = 3  # further Gaussians from places that no fit explains
-_UNSEEN = 5.0  # nats: places that stand for less of the evidence are not worth a fit
-_HEAVY = 20.0  # times the mean weight
-_NESTED_DIM, _NARROW, _WIDE_STEPS = 20, 3.0, 40
+NESTED_DIM, NARROW, _WIDE_STEPS = 20, 3.0, 40
 _NEARLY = 0.02  # posterior sds: how close to its end a further fit has to be, to count as a mode
 _COMING = 0.5  # posterior sds: how close, to tell which mode a fit is coming to
 _FAR_BELOW = 30.0  # nats: a path this far below is not worth a fit
 _DRAW_ERROR, _MOST_TIMES = 0.05, 8  # posterior sds by which other draws would move a coordinate; as many draws
 _NEGLIGIBLE = 10.0  # nats: a mode this far below the best has no weight
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How much work a fit may be, whatever the target."""
-
-    starts: int  # climbs
-    probes: int  # climbs from outside
-    pairs: int  # checking draws, with their reflections
-    chains: int  # 0: never
-    most_moves: int  # of each chain
-    fewest_states: int  # of each chain that is to stand for the posterior
-    always_chains: bool  # also when the weights are good
-    seconds_of_chains: float
-    doubting_moves: int  # of each chain that checks a map, or the weights of several Gaussians
-    seconds_of_doubt: float
-
-
-EFFORTS = {
-    "quick": Effort(4, 0, 2048, 0, 0, 0, False, 0.0, 152, 4.0),
-    "standard": Effort(8, 8, 4096, 256, 2200, 16, False, 30.0, 280, 15.0),
-    "thorough": Effort(16, 16, 16384, 512, 6144, 128, True, 1800.0, 1048, 450.0),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,43 +70,6 @@ class AsClimbed(AbstractGaussianSolver[Fit]):
 
     def finished(self, state: Fit) -> bool:
         return state.residual == 0.0
-
-
-@dataclasses.dataclass
-class Search:
-    """What a running inference carries from stage to stage."""
-
-    oracle: Oracle
-    random: np.random.Generator
-    key: PRNGKeyArray
-    effort: Effort
-    deadline: float
-    stages: dict[str, float] = dataclasses.field(default_factory=dict)
-    climber: Pathfinder = dataclasses.field(default_factory=Pathfinder)
-    solver: AbstractGaussianSolver[Any] = dataclasses.field(default_factory=Newton)
-    fits: list[Fit | SpikedFit] = dataclasses.field(default_factory=list)  # one for each mode, the best first
-    solver_steps: int = 0
-    findings: tuple[Finding, ...] = ()
-    draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
-    modes_left: bool = False  # the last round of starts still found modes
-    seen: list[Estimate] = dataclasses.field(default_factory=list)  # of the log evidence, by places outside of the fits
-
-    @property
-    def gaussians(self) -> list[Gaussian]:
-        """Those of the fits, at most 1,000 dimensions."""
-        return [fit.q for fit in self.fits if isinstance(fit.q, Gaussian)]
-
-    @property
-    def late(self) -> bool:
-        """Whether the time is up."""
-        return time.monotonic() >= self.deadline
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times what happens inside, under a name."""
-        began = time.monotonic()
-        yield
-        self.stages[name] = self.stages.get(name, 0.0) + time.monotonic() - began
 
 
 def climb(search: Search, starts: Float[np.ndarray, "starts dim"], steps: int) -> list[Path]:
@@ -166,11 +97,11 @@ def fit_level(search: Search, starts: Float[np.ndarray, "starts dim"], paths: li
         if solver.answer(end) is not None and end.elbo > paths[0].best_elbo:
             ends.append(end)
     for end in sorted(ends, key=lambda end: -end.elbo):
-        if search.fits and (end.elbo < search.fits[0].elbo - _FAR_BELOW or _explained(search, end.q.mean[None])[0]):
+        if search.fits and (end.elbo < search.fits[0].elbo - _FAR_BELOW or explained(search, end.q.mean[None])[0]):
             continue
-        fit = _fit(search, Gaussian(end.q.mean, np.diag(end.q.scale)))
+        fit = fit_gaussian(search, Gaussian(end.q.mean, np.diag(end.q.scale)))
         if fit is not None and (not search.fits or fit.residual < _NEARLY):
-            _keep(search, fit)
+            keep(search, fit)
 
 
 def _agreed(paths: list[Path]) -> bool:
@@ -197,16 +128,16 @@ def fit_modes(search: Search, paths: list[Path]) -> None:
         if search.fits:
             spike = _spike(search, path)
             far_below = path.best_elbo < search.fits[0].elbo - _FAR_BELOW
-            if spike is None and (far_below or _explained(search, path.place[None])[0]):
+            if spike is None and (far_below or explained(search, path.place[None])[0]):
                 continue
             start = start if spike is None else spike
         fits += 1
-        fit = _fit(search, start)
-        new = fit is not None and (not search.fits or _arrived(search, fit)) and _keep(search, fit)
+        fit = fit_gaussian(search, start)
+        new = fit is not None and (not search.fits or arrived(search, fit)) and keep(search, fit)
         futile += not new
 
 
-def _arrived(search: Search, fit: Fit) -> bool:
+def arrived(search: Search, fit: Fit) -> bool:
     """Whether a further Gaussian is a mode.
 
     One that is still on its way is where a fit was given up, in a funnel's neck, say; but where it crosses another, few
@@ -222,7 +153,7 @@ def _spike(search: Search, path: Path) -> Gaussian | None:
     if path.slope is None or not (search.solver.uses_hessians or isinstance(search.solver, Newton)):
         return None  # what the solver can do without, the target may lack
     dim, z = len(path.place), path.place[None]
-    if -path.energy < _expected(search, z)[0] + _TOWERS:
+    if -path.energy < expected(search, z)[0] + TOWERS:
         return None
     # the climb's own idea of the curvature may be that of the surroundings
     look = search.oracle.mean_curvature if search.solver.uses_hessians else search.oracle.differenced
@@ -235,7 +166,7 @@ def _spike(search: Search, path: Path) -> Gaussian | None:
     return end if mass > search.fits[0].elbo - _NEGLIGIBLE else None
 
 
-def _expected(search: Search, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
+def expected(search: Search, z: Float[np.ndarray, "points dim"]) -> Float[np.ndarray, " points"]:
     """log p at each row, as the fits have it."""
     heights = [fit.elbo - fit.q.entropy + 0.5 * (search.oracle.dim - fit.q.radius(z)) for fit in search.fits]
     return np.asarray(logsumexp(heights, axis=0))
@@ -247,23 +178,23 @@ def fit_wide(search: Search) -> None:
     In few dimensions only, where a mode that is much narrower can have as much mass as the one around it.
     """
     dim = search.oracle.dim
-    if not search.fits or dim > _NESTED_DIM or search.late:
+    if not search.fits or dim > NESTED_DIM or search.late:
         return
     q = search.fits[0].q
-    if q.sd.max() > 1 / _NARROW:
+    if q.sd.max() > 1 / NARROW:
         return  # as wide as that already, give or take
-    _fit_from(search, Gaussian(q.mean, np.eye(dim)))
+    fit_from(search, Gaussian(q.mean, np.eye(dim)))
 
 
-def _fit_from(search: Search, wide: Gaussian) -> None:
+def fit_from(search: Search, wide: Gaussian) -> None:
     solver = search.solver.with_draws(search.random, search.oracle.dim)
     state, steps = solve(search.oracle, solver, wide, max_steps=_WIDE_STEPS, deadline=search.deadline)
     search.solver_steps += steps
     if solver.answer(state) is not None and state.residual < _NEARLY:
-        _keep(search, state)
+        keep(search, state)
 
 
-def _keep(search: Search, fit: Fit) -> bool:
+def keep(search: Search, fit: Fit) -> bool:
     """Add a fit that is none of those there are, and drop those without weight; whether it is there now."""
     if any(_same(search, fit.q, other.q) for other in search.fits):
         return False
@@ -285,7 +216,7 @@ def _same(search: Search, q: Gaussian, other: AbstractGaussian) -> bool:
         return True
     along = q.mean + np.linspace(0, 1, 9)[:, None] * (other.mean - q.mean)
     value = search.oracle.values(along)
-    return not min(value[0], value[-1]) > value.min() + _TOWERS  # NaN: no valley that one could tell
+    return not min(value[0], value[-1]) > value.min() + TOWERS  # NaN: no valley that one could tell
 
 
 def _distance(q: Gaussian, other: AbstractGaussian) -> float:
@@ -299,10 +230,10 @@ def _distance(q: Gaussian, other: AbstractGaussian) -> float:
 def _cross(q: Gaussian, other: AbstractGaussian) -> bool:
     """Whether either is wide where the other is narrow, in few dimensions: as large, at one place, and not the same."""
     d = len(q.mean)
-    return d <= _NESTED_DIM and min(q.divergence(other), other.divergence(q)) > _CROSSED + d
+    return d <= NESTED_DIM and min(q.divergence(other), other.divergence(q)) > _CROSSED + d
 
 
-def _fit(search: Search, start: Gaussian) -> Fit | None:
+def fit_gaussian(search: Search, start: Gaussian) -> Fit | None:
     solver = search.solver.with_draws(search.random, search.oracle.dim)
     if search.fits and isinstance(solver, Newton):
         solver = dataclasses.replace(solver, most_halvings=_HALVINGS)
@@ -320,62 +251,13 @@ def _fit(search: Search, start: Gaussian) -> Fit | None:
     return None
 
 
-def _explained(search: Search, z: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
+def explained(search: Search, z: Float[np.ndarray, "points dim"]) -> Bool[np.ndarray, " points"]:
     """Whether each z lies where one of the fits has its mass, or not much further out."""
     d = search.oracle.dim
     inside = np.zeros(len(z), bool)
     for fit in search.fits:
         inside |= fit.q.radius(z) < d + 6 * math.sqrt(2 * d) + 9
     return inside
-
-
-def probe(search: Search) -> None:
-    """Climb from the likeliest of many places far outside of everything that was found, and from those there or in the
-    widest box of starts where log p is furthest above what the fits say; fit a Gaussian as wide as the mass out there,
-    where that is far wider; and one that begins where there is most mass that no fit has, which climbs may leave."""
-    q, d = search.fits[0].q, search.oracle.dim
-    many = 1 if d > _NESTED_DIM else min(_MORE, max(1, search.oracle.rows_within(_CHEAP) // 1024))
-    places = outskirts(search.oracle, q, search.random, many)
-    value = search.oracle.values(places.z)
-    outside = np.isfinite(value) & ~_explained(search, places.z)
-    expected = _expected(search, places.z)
-    weight = value + places.log_room  # by density alone, the nearest would always win
-    # climbs of many dimensions are long, and lead back
-    probes, steps = (search.effort.probes, _PROBE_STEPS) if d <= 100 else (search.effort.probes // 2, _PROBE_STEPS // 2)
-    around = np.flatnonzero(outside & places.around)
-    if outside.any():
-        # behind another mode log p may be as low as it likes, and is above the fits all the same
-        above = np.flatnonzero(outside & ~places.along)
-        above = above[np.argsort(-(value - expected)[above])]
-        chosen = dict.fromkeys((*around[np.argsort(-weight[around])][: probes // 2], *above[: probes // 2]))
-        fit_modes(search, climb(search, places.z[list(chosen)], steps))
-    if d > _NESTED_DIM or not isinstance(q, Gaussian):
-        return
-    search.seen = places.evidences(value)
-    for _ in range(_ARMS):
-        unknown = np.flatnonzero(value > _expected(search, places.z) + _TOWERS)
-        share = np.asarray(logsumexp(weight[unknown])) if len(unknown) else -math.inf
-        if share < search.fits[0].elbo - _UNSEEN:
-            break
-        if not fit_at(search, places.z[unknown[np.argmax(weight[unknown])]]):
-            break
-    if not len(around):
-        return
-    share = np.exp(weight[around] - weight[around].max())
-    radius = q.radius(places.z[around])
-    width = math.sqrt(float(share @ radius) / float(share.sum()) / d)
-    if width > _NARROW:
-        _fit_from(search, Gaussian(q.mean, width * q.tril))
-
-
-def fit_at(search: Search, place: Float[np.ndarray, " dim"]) -> bool:
-    """A Gaussian from a small one at this place; whether it is none of those there were. Climbs leave a place whose
-    mass and another's have their peak in common, as the arms of a cross have."""
-    best = search.fits[0].q
-    if search.late or not isinstance(best, Gaussian):
-        return False
-    fit = _fit(search, Gaussian(place, _SMALL * best.tril))
-    return fit is not None and _arrived(search, fit) and _keep(search, fit)
 
 
 def certify(search: Search) -> None:
@@ -403,33 +285,3 @@ def certify(search: Search) -> None:
             fit = search.fits[i] = state
         if i == 0:
             search.draw_error = error
-
-
-def seek_more(search: Search) -> None:
-    """Where there is more than one mode: climb from new starts until a round of them finds none that is new."""
-    for _ in range(_ROUNDS):
-        known = len(search.fits)
-        if known < 2 or search.late:
-            return
-        if known >= _MANY_MODES:
-            break
-        starts, _ = dispersed_starts(search.oracle, search.random, 2 * search.effort.starts, search.key)
-        fit_modes(search, climb(search, starts, _PROBE_STEPS))
-        if len(search.fits) == known:
-            return
-    search.modes_left = True
-
-
-def follow(search: Search, z: Float[np.ndarray, "draws dim"], excess: Float[np.ndarray, " draws"]) -> bool:
-    """Climb from draws whose log weight exceeds that of the mean by far; whether that has found a mode."""
-    heavy = np.flatnonzero(excess > math.log(_HEAVY))
-    if not len(heavy) or search.late:
-        return False
-    chosen = heavy[np.argsort(-excess[heavy])][: max(search.effort.starts, 4)]
-    known = len(search.fits)
-    paths = climb(search, z[chosen], _PROBE_STEPS)
-    # also places that a fit covers: what weighs so much there may be much narrower
-    fit_modes(search, paths)
-    if len(search.fits) == known and search.oracle.dim <= _NESTED_DIM:
-        return fit_at(search, z[chosen[0]])
-    return len(search.fits) > known

@@ -21,7 +21,7 @@ from qphi.checks.judge import Circumstances, Judgement, by_chains
 from qphi.checks.settle import Settling, settle
 from qphi.checks.tails import with_tails
 from qphi.checks.weighted import Moments, WeightCheck
-from qphi.modes import Search
+from qphi.search import Search
 from qphi.solvers.exact import Gaussian
 
 __all__ = ["Redrawn", "departed", "moment_matched", "redrawn"]

@@ -1,6 +1,13 @@
-"""Shapes and types of every call into qphi are checked while the tests run: jaxtyping's annotations, by beartype."""
+"""Shapes and types of every call into qphi are checked while the tests run: jaxtyping's annotations, by beartype.
 
+Most of the tests' time is compilation, so that a program that several of them need is compiled once, in one process:
+JAX finds it in a folder that is as old as the run. Workers and commands inherit the folder; JAX reads these names when
+it is imported.
+"""
+
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +15,20 @@ from typing import Any
 import jaxtyping
 import pytest
 
+_COMPILED = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = tempfile.mkdtemp(prefix="qphi-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 # The hook rewrites modules as they are imported, so it has to be there before anything imports qphi.
 jaxtyping.install_import_hook("qphi", "typecheck.check")
+
+
+def pytest_unconfigure() -> None:
+    if _COMPILED is not None:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
 
 
 @pytest.fixture

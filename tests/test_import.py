@@ -28,6 +28,7 @@ modes
 unseen many
 assess
 redraw
+cover
 auto posterior
 loop
 by_gradients

@@ -24,9 +24,9 @@ from qphi.search import Search
 from qphi.solvers.driven import WarpedOracle, fit_driven
 from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
-from qphi.unseen import follow, seek_more
+from qphi.unseen import follow, more_are_left, seek_more
 
-__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess_fits", "bend", "weigh", "without_idle"]
+__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess", "assess_fits", "bend", "weigh", "without_idle"]
 
 TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
@@ -100,6 +100,9 @@ def assess_fits(search: Search) -> Assessed:
     if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
         shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
         weighed = weigh(search, parts, _floored(shares), search.oracle)
+        if search.modes_left and weighed.usable and weighed.check.ess > TELLING_ESS:
+            log_r = Proposal(parts, weighed.shares).log_prob
+            search.modes_left = more_are_left(search, log_r, weighed.check.log_evidence)
     best = search.fits[0]
     case = Circumstances(
         q=best.q,
@@ -112,10 +115,10 @@ def assess_fits(search: Search) -> Assessed:
         thorough=search.effort.always_chains,
         shares_known=search.oracle.dim <= MOST_DENSE or weighed.check.ess > TELLING_ESS,
     )
-    return _assess(search.oracle, parts, weighed, case, best.residual)
+    return assess(search.oracle, parts, weighed, case, best.residual)
 
 
-def _assess(
+def assess(
     oracle: AbstractOracle,
     parts: tuple[AbstractGaussian, ...],
     weighed: Weighed,
@@ -173,7 +176,7 @@ def bend(search: Search, plain: Assessed) -> Assessed:
     # A map that follows a heavy tail has weights that say nothing of it, and too few draws far out to see it. Weights
     # of Gaussians that were good but for such a tail have seen it; others are wild for reasons of their own
     known = plain.moments if fair and old.khat < _NO_ERROR else None
-    return _assess(oracle, parts, weighed, case, plain.residual, known)
+    return assess(oracle, parts, weighed, case, plain.residual, known)
 
 
 def _floored(shares: Float[np.ndarray, " parts"]) -> Float[np.ndarray, " parts"]:

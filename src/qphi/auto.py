@@ -40,6 +40,7 @@ from qphi.checks.weighted import (
     unflattened,
     weighted_moments,
 )
+from qphi.cover import cover
 from qphi.importance import ImportanceWeights
 from qphi.many import fit_many, sized
 from qphi.modes import PATH_STEPS, AsClimbed, certify, climb, fit_level, fit_modes, fit_wide
@@ -169,10 +170,15 @@ def _conclude(search: Search) -> Inference:
     effort = search.effort
     with search.stage("check"):
         assessed = assess_fits(search)
+    covered = False
     endless = assessed.weighed.usable and beyond_help(assessed.weighed.check, assessed.moments)
     if assessed.weighed.usable and not assessed.judgement.trust.usable and not endless:
         with search.stage("bend"):
             assessed = bend(search, assessed)
+        if not assessed.judgement.trust.usable:
+            with search.stage("cover"):
+                straight, assessed = assessed, cover(search, assessed)
+            covered = assessed is not straight
     case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
     judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
     independent = len(weighed.z) // 2  # pairs
@@ -222,7 +228,7 @@ def _conclude(search: Search) -> Inference:
                 moved = with_tails(moved, moments)
             good = judgement.trust.usable
             by_moves = by_chains(case, settling, moved, moments if good else None)
-            stuck = (bent or case.modes > 1) and not (settling.settled or case.modes_left)
+            stuck = (bent or covered or case.modes > 1) and not (settling.settled or case.modes_left)
             if not good:
                 judgement, moments = by_moves, moved
                 z, weights, values, made_by = settling.z, equal, settling.values, "Markov chains"
@@ -231,7 +237,7 @@ def _conclude(search: Search) -> Inference:
                 judgement = by_moves  # chains that have settled disagree with weights that look good
     warp = oracle.warp if isinstance(oracle, WarpedOracle) else None
     z = z if warp is None else warp.transport(z)
-    crooked = bent or (case.modes > 1 and judgement.trust is Trust.CORRECTED and made_by != "Markov chains")
+    crooked = bent or covered or (case.modes > 1 and judgement.trust is Trust.CORRECTED and made_by != "Markov chains")
     if crooked and judgement.trust.usable and not improper and search.oracle.dim <= MOST_DENSE:
         with search.stage("doubt"):
             numbers["departure"] = departed(search, z, weights, values, moments, independent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -31,13 +32,14 @@ class Estimate(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Outskirts:
-    """Places, and how much room each of them stands for among those that were drawn in its way.
+    """Places, log p there, and how much room each of them stands for among those that were drawn in its way.
 
     p exp(log_room), summed over the places of one way, is an estimate of the evidence by importance sampling; of one
     place it is its share. `way`: 0 for those around the fit, 1 for those of the box, 2 for those along an axis.
     """
 
     z: Float[np.ndarray, "places dim"]
+    log_p: Float[np.ndarray, " places"]
     log_room: Float[np.ndarray, " places"]
     way: Int[np.ndarray, " places"]
 
@@ -51,16 +53,20 @@ class Outskirts:
         """Which are far out along an axis."""
         return self.way == 2
 
-    def evidences(self, log_p: Float[np.ndarray, " places"]) -> list[Estimate]:
+    def by_way(self) -> Iterator[tuple[Float[np.ndarray, "n dim"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+        """The places of each way that have a density, log p there, and log p + log_room."""
+        for way in np.unique(self.way):
+            there = (self.way == way) & np.isfinite(self.log_p)
+            yield self.z[there], self.log_p[there], (self.log_p + self.log_room)[there]
+
+    def evidences(self) -> list[Estimate]:
         """The log evidence by the places of each way alone, where any has a density.
 
         Where they miss the mass it is too low, as is the error; too high by a factor k it is with a chance of 1 / k at
         most (Markov's inequality), and then by few places, so that the error is near 1.
         """
         found = []
-        for way in np.unique(self.way):
-            share = (log_p + self.log_room)[self.way == way]
-            share = share[np.isfinite(share)]
+        for _, _, share in self.by_way():
             if len(share):
                 highest = share.max()
                 parts = np.exp(share - highest)
@@ -88,7 +94,8 @@ def outskirts(oracle: Oracle, q: AbstractGaussian, random: np.random.Generator, 
         z.append(places)
         log_room.append(-log_axes - math.log(len(places)))
     way = np.repeat(np.arange(len(z)), [len(places) for places in z])
-    return Outskirts(np.concatenate(z), np.concatenate(log_room), way)
+    all_z = np.concatenate(z)
+    return Outskirts(all_z, oracle.values(all_z), np.concatenate(log_room), way)
 
 
 def _along_axes(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from qphi.checks.preflight import Finding
-from qphi.outskirts import Estimate
+from qphi.outskirts import Estimate, Outskirts
 from qphi.solvers.exact import AbstractGaussianSolver, Fit, Gaussian
 from qphi.solvers.newton import Newton
 from qphi.solvers.pathfinder import Pathfinder
@@ -62,12 +62,17 @@ class Search:
     findings: tuple[Finding, ...] = ()
     draw_error: float = 0.0  # posterior sds by which other draws would have moved the best fit, a coordinate's rms
     modes_left: bool = False  # the last round of starts still found modes
-    seen: list[Estimate] = dataclasses.field(default_factory=list)  # of the log evidence, by places outside of the fits
+    outskirts: Outskirts | None = None  # in few dimensions
 
     @property
     def gaussians(self) -> list[Gaussian]:
         """Those of the fits, at most 1,000 dimensions."""
         return [fit.q for fit in self.fits if isinstance(fit.q, Gaussian)]
+
+    @property
+    def seen(self) -> list[Estimate]:
+        """Of the log evidence, by places outside of the fits."""
+        return [] if self.outskirts is None else self.outskirts.evidences()
 
     @property
     def late(self) -> bool:

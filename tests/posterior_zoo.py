@@ -75,6 +75,28 @@ def long_neck() -> Known:
     return Known(log_density, 21, first, np.sqrt(second - first**2), (*USABLE, "unreliable"), constraints.positive)
 
 
+def product(factor, dim: int, low: float, high: float, **more) -> Known:
+    """The same log density of each coordinate; its moments by quadrature between the two."""
+    x = np.linspace(low, high, 100_001)
+    weight = np.exp(np.asarray(factor(x)))
+    mean = weight @ x / weight.sum()
+    sd = math.sqrt(weight @ (x - mean) ** 2 / weight.sum())
+    return Known(lambda z: jnp.sum(factor(z)), dim, float(mean), sd, ("corrected", "unreliable"), **more)
+
+
+def branches() -> Known:
+    """Two that bend away from each other, of which one is the other's reflection; by quadrature."""
+
+    def log_density(x):
+        return normal(x) + normal(x[0] * x[1], 3.0, 0.2)
+
+    x = np.linspace(-7, 7, 4001)
+    log_p = -0.5 * (x[:, None] ** 2 + x**2 + ((x[:, None] * x - 3) / 0.2) ** 2)
+    weight = np.exp(log_p - log_p.max())
+    sd = math.sqrt(np.sum(weight * x**2) / weight.sum())
+    return Known(log_density, 2, 0.0, sd, ("corrected", "unreliable"))
+
+
 RIGHT = {
     "standard": Known(normal, 3, log_evidence=1.5 * math.log(2 * math.pi)),
     "shifted": Known(lambda x: normal(x, 1e3, 0.1), 2, 1e3, 0.1),
@@ -154,6 +176,21 @@ HARD = {
         lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 2, 0.0, math.sqrt((125 + 15 * 0.01) / 5 / 2),
         (*USABLE, "unreliable"), log_evidence=math.log((2 * math.pi) ** 1.5 * 0.1 * 5),
     ),
+    "shell": Known(  # the same in three dimensions: E r^2 = E_N(5, 0.1) r^4 / E r^2
+        lambda x: -0.5 * ((jnp.sqrt(jnp.sum(x**2)) - 5) / 0.1) ** 2, 3, 0.0,
+        math.sqrt((625 + 6 * 25 * 0.01 + 3 * 0.0001) / 25.01 / 3), (*USABLE, "unreliable"),
+        log_evidence=math.log(4 * math.pi * math.sqrt(2 * math.pi) * 0.1 * 25.01),
+    ),
+    "two bananas": Known(  # that cross each other, x1 = +-(x0^2 - 4)
+        lambda x: jnp.logaddexp(
+            normal(x[0]) + normal(x[1], x[0] ** 2 - 4, 0.3), normal(x[0]) + normal(x[1], 4 - x[0] ** 2, 0.3)
+        ),
+        2, 0.0, np.array([1.0, math.sqrt(3 - 8 + 16 + 0.09)]), (*USABLE, "unreliable"),
+        log_evidence=math.log(4 * math.pi * 0.3),
+    ),
+    "two branches": branches(),
+    "sixteen modes": product(lambda x: -2 * (x**2 - 4) ** 2 + 0.3 * x, 4, -6, 6),
+    "hundreds of modes": product(lambda x: -0.5 * (x / 1.5) ** 2 + jnp.log(1.02 + jnp.cos(5 * x)), 3, -15, 15),
     "long neck": long_neck(),
     "zero below zero": Known(  # an edge that is not declared: no Gaussian has a finite ELBO
         lambda x: jnp.where(x[0] < 0, -jnp.inf, normal(x)), 2, np.array([math.sqrt(2 / math.pi), 0.0]),

@@ -161,8 +161,8 @@ def _scattered(
     centres = np.unique(z[search.random.choice(len(z), _PATCHES, p=weights)], axis=0)
     centred = (z - weights @ z) * np.sqrt(weights)[:, None]
     scale = np.sqrt(np.sum(centred**2, axis=0)) * len(centres) ** (-1 / z.shape[1])
-    parts = tuple(Gaussian(centre, np.diag(np.maximum(scale, 1e-300))) for centre in centres)
-    parts = (*parts, *search.gaussians)
+    patches = [Gaussian(centre, np.diag(np.maximum(scale, 1e-300))) for centre in centres]
+    parts = (*patches, *search.gaussians)
     return _Mixture(parts, np.full(len(parts), 1 / len(parts)))
 
 

@@ -31,15 +31,15 @@ from qphi.unseen import more_are_left
 __all__ = ["cover"]
 
 _MOST_DIM, _PATCHES, _PAIRS = 6, 40, 2048
-_ROUNDS, _FIRST_STEPS, _STEPS = 8, 10, 3  # of draws; of EM, at first and then
-_REMEMBERED = 3  # rounds that a mixture learns from
-_SMALLEST = 1e-3  # of the mass: a patch
+_ROUNDS, _FIRST_STEPS, _STEPS = 8, 8, 3  # of draws; of EM, at first and then
+_FEWEST, _REMEMBERED = 2, 3  # rounds before the last, since tails are learnt late; those that a mixture learns from
+_SMALLEST, _LEAST = 1e-3, 0.25  # of the mass: a patch; of an even share, in a proposal
 _EVEN, _LIGHT = 0.5, 0.3  # of the pairs' ESS, and their k: there is little more to win
 _SECONDS = 10.0
 _BETTER, _LESS_EVIDENCE = 1.2, 0.05  # the patches' ESS over the others'; nats that they may miss
 _WIDE = 0.1  # the share of a part that is as wide as all patches together
 _FLATTENED = 0.8  # the power of p that patches are fitted to
-_NOTHING = 40.0  # nats below the largest weight
+_NOTHING, _IDLE = 40.0, 1e-3  # nats below the largest weight; of the mean one
 
 
 class _Mixture(NamedTuple):
@@ -74,10 +74,10 @@ def cover(search: Search, plain: Assessed) -> Assessed:
         return plain
     deadline = min(search.deadline, time.monotonic() + max(_SECONDS, search.effort.seconds_of_chains / 2))
     best, highest = None, 0.0
-    for mixture, ess, khat in _rounds(search, plain):
+    for number, (mixture, ess, khat) in enumerate(_rounds(search, plain)):
         if ess > highest:
             best, highest = mixture, ess
-        if (ess > _EVEN * _PAIRS and khat < _LIGHT) or time.monotonic() > deadline:
+        if (number >= _FEWEST and ess > _EVEN * _PAIRS and khat < _LIGHT) or time.monotonic() > deadline:
             best = mixture
             break
     if best is None:
@@ -126,15 +126,16 @@ def _rounds(search: Search, plain: Assessed) -> Iterator[tuple[_Mixture, float, 
         wide = moment_matched(z, weights)
         if wide is None:
             return
-        shares = np.maximum(mixture.shares, 0.25 / len(mixture.shares))
-        proposal = Proposal((*mixture.parts, wide), np.append((1 - _WIDE) * shares / shares.sum(), _WIDE))
+        shares = np.maximum(mixture.shares, _LEAST / len(mixture.shares))
+        parts = (*mixture.parts, wide)
+        proposal = Proposal(parts, np.append((1 - _WIDE) * shares / shares.sum(), _WIDE))
         draws = proposal.draw(search.random, _PAIRS)
         log_p = search.oracle.values(draws.z)
         log_weight = log_p - draws.log_r - math.log(len(draws.z))
         if not (log_weight < math.inf).all() or not np.isfinite(log_weight).any():  # NaN too
             return
         check, _ = check_weights(log_p, draws.log_r, proposal.log_gaussian(draws.z), draws.is_gaussian)
-        yield _Mixture(proposal.parts, proposal.shares), check.ess, check.khat
+        yield _Mixture(parts, proposal.shares), check.ess, check.khat
         known.append(_Draws.of(draws.z, log_p, log_weight))
         z, weights = _pooled(known[-_REMEMBERED:])
         mixture = _parted(z, weights, mixture, _STEPS)
@@ -149,7 +150,8 @@ def _pooled(known: list[_Draws]) -> tuple[Float[np.ndarray, "draws dim"], Float[
         [math.log(draws.ess) + draws.log_weight - (1 - _FLATTENED) * draws.log_p for draws in known]
     )
     weights = np.exp(log_weight - log_weight.max())
-    return np.concatenate([draws.z for draws in known]), weights / weights.sum()
+    there = weights > _IDLE * weights.mean()  # the others, together, have less than that of the mass
+    return np.concatenate([draws.z for draws in known])[there], weights[there] / weights[there].sum()
 
 
 def _scattered(
@@ -177,7 +179,8 @@ def _parted(
             math.log(share) - 0.5 * q.radius(z) - q.log_det
             for q, share in zip(mixture.parts, mixture.shares, strict=True)
         ]
-        belongs = np.exp(heights - logsumexp(heights, axis=0)) * weights
+        belongs = np.exp(heights - np.max(heights, axis=0))
+        belongs *= weights / belongs.sum(axis=0)
         parts, shares = [], []
         for q, part in zip(mixture.parts, belongs, strict=True):
             mass = part.sum()

@@ -9,6 +9,7 @@ CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
+COVER   in few dimensions, where neither does: many small Gaussians, by rounds of weighted draws (`cover`)
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
 DOUBT   a map, or several Gaussians: do chains in plain coordinates leave the draws where they are?
 REDRAW  if they do not, or chains in the map's coordinates have not settled: long chains in plain ones, and new weights

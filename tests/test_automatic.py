@@ -132,7 +132,11 @@ def test_what_cannot_be_trusted_is_not(name):
 
 
 def test_an_edge_comes_with_the_advice_to_declare_it():
-    posterior = fitted(HARD["zero below zero"], effort="quick")
+    def log_density(v):
+        return jnp.where((v["x"] < 0).any(), -jnp.inf, normals(v["x"], 0.0, 1.0))
+
+    posterior = qphi.fit(log_density, example={"x": jnp.ones(8)}, key=KEY, effort="quick")
+    assert posterior.verdict.trust is Trust.UNRELIABLE
     assert any("log p jumps to -inf" in reason for reason in posterior.verdict.reasons)
     assert "Declare the support" in posterior.verdict.advice
 
@@ -285,6 +289,7 @@ def test_draws_without_a_covariance_have_no_gaussian():
 
 def test_what_no_weights_correct_chains_do(monkeypatch):
     monkeypatch.setattr("qphi.auto.bend", lambda search, plain: plain)  # nor any map that follows x0 by a bend
+    monkeypatch.setattr("qphi.auto.cover", lambda search, plain: plain)  # nor many Gaussians
     posterior = qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
     # Var x1 = (1 - exp(-8)) / 2 + 0.16. Thousands of states of 64 chains or more: 0.1 is beyond 4 standard errors
     mean, sd = posterior.mean()["x"], posterior.sd()["x"]
@@ -307,6 +312,7 @@ def test_chains_have_twice_as_long_as_the_fit_took(monkeypatch):
         return kept(*args, deadline=deadline, **kwargs)
 
     monkeypatch.setattr("qphi.auto.bend", slow)
+    monkeypatch.setattr("qphi.auto.cover", lambda search, plain: plain)
     monkeypatch.setattr("qphi.auto.settle", told)
     qphi.fit(wave(2, 0.4), example={"x": np.zeros(2)}, key=KEY)
     assert len(asked) == 1

@@ -69,7 +69,7 @@ _GATED: dict[str, Any] = {"hidden": (300, 300), "activation": "gated", "latent_d
 _BEST: dict[str, Any] = {**_GATED, "prior": "flow", "posterior": "iaf"}
 _TANH: dict[str, Any] = {"hidden": (200, 200), "activation": "tanh", "latent_dim": 50}
 ROWS: dict[str, Row] = {
-    "vae": Row(89.8, False, 400, {"hidden": (400,), "latent_dim": 40}, {"learning_rate": 2e-3}),
+    "vae": Row(89.8, False, 550, {"hidden": (400,), "latent_dim": 40}, {"learning_rate": 2e-3}),
     "vamp": Row(
         85.6,
         False,

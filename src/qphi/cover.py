@@ -68,9 +68,12 @@ class _Draws(NamedTuple):
 
 
 def cover(search: Search, plain: Assessed) -> Assessed:
-    """The assessment of a mixture of patches, where its weights are better than those there are; else theirs."""
+    """The assessment of a mixture of patches, where its weights are better than those there are; else theirs.
+
+    None where the weights are even as they are: what is in doubt then are the tails, of which patches draw less.
+    """
     old = plain.weighed.check
-    if search.oracle.dim > _MOST_DIM or search.late or old.ess * _BETTER > old.pairs:
+    if search.oracle.dim > _MOST_DIM or search.late or old.ess > _EVEN * old.pairs:
         return plain
     deadline = min(search.deadline, time.monotonic() + max(_SECONDS, search.effort.seconds_of_chains / 2))
     best, highest = None, 0.0

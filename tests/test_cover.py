@@ -36,7 +36,7 @@ def explored(known: Known, seed: int = 0) -> Search:
 
 @pytest.mark.parametrize("name", ["ring", "two branches", "sixteen modes"])
 def test_what_patches_cover_is_right_by_weights_alone(name):
-    """Errors are ten times what they are over five seeds, and more (`benchmarks/zoo.py`)."""
+    """The bounds are ten times the errors over five seeds, or more (`benchmarks/zoo.py`)."""
     known = HARD[name]
     posterior = fitted(known)
     assert posterior.verdict.trust is Trust.CORRECTED
@@ -87,7 +87,7 @@ def test_there_are_no_patches_where_they_have_nothing_to_win_or_no_time():
     assert cover(wide, other := assess_fits(wide)) is other
 
 
-def test_patches_that_miss_a_mode_do_not_end_the_search_for_modes(monkeypatch):
+def test_patches_that_miss_a_mode_do_not_end_the_search_for_modes():
     """A round of 16 climbs that misses one of two modes as easy to find is one in 65,000."""
     pair = gaussians([[-4, 0], [4, 0]], [[1, 1], [1, 1]], [0.5, 0.5])
     search = explored(pair)

@@ -26,11 +26,22 @@ from qphi.solvers.exact import MOST_DENSE, AbstractGaussian, Gaussian, nearest
 from qphi.targets.oracle import AbstractOracle
 from qphi.unseen import follow, more_are_left, seek_more
 
-__all__ = ["TELLING_ESS", "Assessed", "Weighed", "assess", "assess_fits", "bend", "weigh", "without_idle"]
+__all__ = [
+    "BETTER",
+    "LESS_EVIDENCE",
+    "TELLING_ESS",
+    "Assessed",
+    "Weighed",
+    "assess",
+    "assess_fits",
+    "bend",
+    "weigh",
+    "without_idle",
+]
 
 TELLING_ESS = 200  # pairs: weights that tell something of tails and of modes' shares
 _LEAST_SHARE = 0.05  # of the checking draws, for each mode
-_BETTER, _LESS_EVIDENCE = 1.2, 0.05  # a map's ESS over the Gaussians'; nats that it may miss
+BETTER, LESS_EVIDENCE = 1.2, 0.05  # the ESS of another q over the Gaussians'; nats that it may miss
 _NO_ERROR, _FAIR_SHARE = 0.7, 0.2  # Pareto k; of the pairs: weights that are good but for a tail
 _SECONDS_OF_BENDING = 10.0
 _FOLLOWED = 2  # rounds of climbs from draws that stand out
@@ -154,7 +165,7 @@ def bend(search: Search, plain: Assessed) -> Assessed:
     parts = (Gaussian(np.zeros(d), np.eye(d)),)
     weighed = weigh(search, parts, np.ones(1), oracle)
     old, new = plain.weighed.check, weighed.check
-    if not (weighed.usable and new.ess > _BETTER * old.ess):
+    if not (weighed.usable and new.ess > BETTER * old.ess):
         return plain
     fair = old.ess > _FAIR_SHARE * old.pairs
     if fair and new.khat > max(old.khat, _NO_ERROR):
@@ -163,7 +174,7 @@ def bend(search: Search, plain: Assessed) -> Assessed:
         places = fit.warp.inverse(np.array([q.mean for q in plain.parts]))
         outside = parts[0].radius(places) > d + 6 * math.sqrt(2 * d) + 9
         noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
-        if outside.any() or new.log_evidence < old.log_evidence - max(_LESS_EVIDENCE, noise):
+        if outside.any() or new.log_evidence < old.log_evidence - max(LESS_EVIDENCE, noise):
             return plain
     case = dataclasses.replace(
         plain.case,

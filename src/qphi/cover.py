@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy.linalg import LinAlgError
 from scipy.special import logsumexp
 
-from qphi.assess import Assessed, assess, weigh
+from qphi.assess import BETTER, LESS_EVIDENCE, Assessed, assess, weigh
 from qphi.checks.proposal import Proposal
 from qphi.checks.weighted import check_weights
 from qphi.redraw import moment_matched
@@ -36,7 +36,6 @@ _FEWEST, _REMEMBERED = 2, 3  # rounds before the last, since tails are learnt la
 _SMALLEST, _LEAST = 1e-3, 0.25  # of the mass: a patch; of an even share, in a proposal
 _EVEN, _LIGHT = 0.5, 0.3  # of the pairs' ESS, and their k: there is little more to win
 _SECONDS = 10.0
-_BETTER, _LESS_EVIDENCE = 1.2, 0.05  # the patches' ESS over the others'; nats that they may miss
 _WIDE = 0.1  # the share of a part that is as wide as all patches together
 _FLATTENED = 0.8  # the power of p that patches are fitted to
 _NOTHING, _IDLE = 40.0, 1e-3  # nats below the largest weight; of the mean one
@@ -88,9 +87,8 @@ def cover(search: Search, plain: Assessed) -> Assessed:
     weighed = weigh(search, best.parts, best.shares, search.oracle)
     new = weighed.check
     noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
-    if not (weighed.usable and new.ess > _BETTER * old.ess) or new.log_evidence < old.log_evidence - max(
-        _LESS_EVIDENCE, noise
-    ):
+    missed = old.log_evidence - new.log_evidence > max(LESS_EVIDENCE, noise)
+    if missed or not (weighed.usable and new.ess > BETTER * old.ess):
         return plain
     case = dataclasses.replace(
         plain.case,

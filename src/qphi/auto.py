@@ -180,6 +180,7 @@ def _conclude(search: Search) -> Inference:
             with search.stage("cover"):
                 straight, assessed = assessed, cover(search, assessed)
             covered = assessed is not straight
+            endless = beyond_help(assessed.weighed.check, assessed.moments)
     case, weighed, oracle = assessed.case, assessed.weighed, assessed.oracle
     judgement, values, moments = assessed.judgement, assessed.values, assessed.moments
     independent = len(weighed.z) // 2  # pairs

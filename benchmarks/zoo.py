@@ -41,7 +41,7 @@ def main() -> None:
     for name, known in {**RIGHT, **HARD, **DOUBTFUL}.items():
         if chosen.only and not any(part in name for part in chosen.only):
             continue
-        found = [_fit(name, known, seed, name not in DOUBTFUL) for seed in range(chosen.seeds)]
+        found = [fit_known(name, known, seed, answerable=name not in DOUBTFUL) for seed in range(chosen.seeds)]
         rows += found
         print_table(HEADER, [_cells(found)])
         save(results_file(NAME, chosen.smoke), {"rows": rows})
@@ -51,7 +51,8 @@ def main() -> None:
         _write(rows, said)
 
 
-def _fit(name: str, known: Any, seed: int, answerable: bool) -> dict[str, Any]:
+def fit_known(name: str, known: Any, seed: int, *, answerable: bool) -> dict[str, Any]:
+    """One fit with defaults, beside what is known: a row of the results."""
     import numpy as np
 
     from posterior_zoo import fitted

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from qphi.checks.judge import Circumstances, Judgement, by_weights
 from qphi.checks.proposal import Proposal
+from qphi.checks.reaching import Reaching
 from qphi.checks.tails import with_own_tails, with_tails
 from qphi.checks.weighted import (
     Moments,
@@ -64,26 +65,23 @@ class Weighed:
         return bool(np.isfinite(self.weights).all()) and self.check.ess > 0
 
 
-def weigh(
-    search: Search, parts: tuple[AbstractGaussian, ...], shares: Float[np.ndarray, " parts"], oracle: AbstractOracle
-) -> Weighed:
-    """Draws of the defensive proposal around these Gaussians, as many as the effort says, with their weights."""
-    proposal = Proposal(parts, shares)
-    draws = proposal.draw(search.random, search.effort.pairs)
+def weigh(search: Search, proposal: Proposal | Reaching, oracle: AbstractOracle, times: int = 1) -> Weighed:
+    """Draws of the proposal, so many `times` what the effort says, with their weights."""
+    draws = proposal.draw(search.random, times * search.effort.pairs)
     log_p, log_q = oracle.values(draws.z), proposal.log_gaussian(draws.z)
     check, weights = check_weights(log_p, draws.log_r, log_q, draws.is_gaussian)
     importance = ImportanceWeights.from_log_weights((log_p - log_q)[draws.is_gaussian])
     # raw: smoothing takes the few that stand out for noise
     with np.errstate(invalid="ignore"):  # both infinite: no excess
         excess = log_p - draws.log_r - check.log_evidence
-    return Weighed(shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
+    return Weighed(proposal.shares, draws.z, draws.is_gaussian, weights, excess, check, importance)
 
 
 def _weigh_fits(search: Search) -> Weighed:
     elbos = np.array([fit.elbo for fit in search.fits])
     with np.errstate(invalid="ignore"):  # a single one may be -inf
         shares = _floored(np.exp(elbos - elbos[0]))
-    return weigh(search, tuple(fit.q for fit in search.fits), shares, search.oracle)
+    return weigh(search, Proposal(tuple(fit.q for fit in search.fits), shares), search.oracle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +108,7 @@ def assess_fits(search: Search) -> Assessed:
     parts = tuple(fit.q for fit in search.fits)
     if len(parts) > 1 and weighed.usable:  # again, with the shares that the weights found
         shares = np.bincount(nearest(parts, weighed.z), weighed.weights, len(parts))
-        weighed = weigh(search, parts, _floored(shares), search.oracle)
+        weighed = weigh(search, Proposal(parts, _floored(shares)), search.oracle)
         if search.modes_left and weighed.usable and weighed.check.ess > TELLING_ESS:
             log_r = Proposal(parts, weighed.shares).log_prob
             search.modes_left = more_are_left(search, log_r, weighed.check.log_evidence)
@@ -163,7 +161,7 @@ def bend(search: Search, plain: Assessed) -> Assessed:
         return plain
     oracle = WarpedOracle(search.oracle, fit.warp)
     parts = (Gaussian(np.zeros(d), np.eye(d)),)
-    weighed = weigh(search, parts, np.ones(1), oracle)
+    weighed = weigh(search, Proposal(parts, np.ones(1)), oracle)
     old, new = plain.weighed.check, weighed.check
     if not (weighed.usable and new.ess > BETTER * old.ess):
         return plain

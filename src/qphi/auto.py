@@ -8,6 +8,7 @@ PROBE   more climbs, from far outside what was found, a fit as wide as the mass 
 CERTIFY would other draws give another Gaussian? If so, more of them (`certify`)
         (above 1,000 dimensions, instead: scales and a few directions from each start, `fit_many`)
 WEIGH   importance weights under a defensive proposal, lifted; tails of everything that is reported
+REACH   where these leave moments in doubt: weights of draws that reach far out (`reach`)
 BEND    where they do not suffice: scales that follow other coordinates (`Driven`), weighed in the same way
 COVER   in few dimensions, where neither does: many small Gaussians, by rounds of weighted draws (`cover`)
 CORRECT short Markov chains from the weighted draws, where the weights still do not suffice
@@ -47,6 +48,7 @@ from qphi.many import fit_many, sized
 from qphi.modes import PATH_STEPS, AsClimbed, certify, climb, fit_level, fit_modes, fit_wide
 from qphi.noise import generator
 from qphi.outskirts import Estimate
+from qphi.reach import reach
 from qphi.redraw import departed, redrawn
 from qphi.search import EFFORTS, Effort, Search
 from qphi.solvers.driven import Driven, WarpedOracle
@@ -172,7 +174,11 @@ def _conclude(search: Search) -> Inference:
     with search.stage("check"):
         assessed = assess_fits(search)
     covered = False
-    endless = assessed.weighed.usable and beyond_help(assessed.weighed.check, assessed.moments)
+    endless = False
+    if assessed.weighed.usable and not assessed.judgement.trust.usable:
+        with search.stage("reach"):
+            assessed = reach(search, assessed)
+        endless = beyond_help(assessed.weighed.check, assessed.moments)
     if assessed.weighed.usable and not assessed.judgement.trust.usable and not endless:
         with search.stage("bend"):
             assessed = bend(search, assessed)

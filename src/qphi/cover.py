@@ -84,7 +84,7 @@ def cover(search: Search, plain: Assessed) -> Assessed:
             break
     if best is None:
         return plain
-    weighed = weigh(search, best.parts, best.shares, search.oracle)
+    weighed = weigh(search, Proposal(best.parts, best.shares), search.oracle)
     new = weighed.check
     noise = 3 * math.hypot(old.log_evidence_standard_error, new.log_evidence_standard_error)
     missed = old.log_evidence - new.log_evidence > max(LESS_EVIDENCE, noise)

@@ -42,6 +42,7 @@ _MOST_MODES, _MOST_FUTILE = 6, 2
 _HALVINGS = 6  # of a further fit, which is no mode where it comes to no rest
 TOWERS = 3.0  # nats: of a peak, or of two over the valley between them
 _CROSSED = 10.0  # nats of KL, beyond one a dimension: as large, at one place, and not the same
+_OTHER = 6.0  # beyond half a nat a dimension: another optimum of the ELBO, whatever is between them
 _BESIDE = 3.0  # sds between means of Gaussians that are one, whatever is between them
 _LEVEL_DIM, _LEVEL_STARTS, _LEVEL_DRAWS, _LEVEL_STEPS = 6, 2, 16, 400  # of mean-field fits that lead to modes
 _KEPT = 1.0  # nats: that an ELBO on a climb's six draws, or the end of another climb, may be off
@@ -210,7 +211,7 @@ def _same(search: Search, q: Gaussian, other: AbstractGaussian) -> bool:
     valley between them: in many dimensions the typical distance from one mode's mean may be further than the next
     mode."""
     distance = _distance(q, other)
-    if not math.isfinite(distance) or _cross(q, other):
+    if not math.isfinite(distance) or _apart(q, other) > _OTHER + 0.5 * len(q.mean):
         return False
     if distance < _BESIDE**2:
         return True
@@ -229,8 +230,12 @@ def _distance(q: Gaussian, other: AbstractGaussian) -> float:
 
 def _cross(q: Gaussian, other: AbstractGaussian) -> bool:
     """Whether either is wide where the other is narrow, in few dimensions: as large, at one place, and not the same."""
-    d = len(q.mean)
-    return d <= NESTED_DIM and min(q.divergence(other), other.divergence(q)) > _CROSSED + d
+    return _apart(q, other) > _CROSSED + len(q.mean)
+
+
+def _apart(q: Gaussian, other: AbstractGaussian) -> float:
+    """The smaller KL of the two, in few dimensions."""
+    return min(q.divergence(other), other.divergence(q)) if len(q.mean) <= NESTED_DIM else 0.0
 
 
 def fit_gaussian(search: Search, start: Gaussian) -> Fit | None:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from qphi.assess import TELLING_ESS, weigh
 from qphi.checks.departure import departure
 from qphi.checks.judge import Circumstances, Judgement, by_chains
+from qphi.checks.proposal import Proposal
 from qphi.checks.settle import Settling, settle
 from qphi.checks.tails import with_tails
 from qphi.checks.weighted import Moments, WeightCheck
@@ -90,7 +91,7 @@ def redrawn(
     moments_of = moment_matched(settling.z, np.full(len(settling.z), 1 / len(settling.z)))
     if moments_of is None:
         return None
-    weighed = weigh(search, (moments_of,), np.ones(1), search.oracle)
+    weighed = weigh(search, Proposal((moments_of,), np.ones(1)), search.oracle)
     moved = settling.moments
     if before.ess > TELLING_ESS:
         moved = with_tails(moved, moments)

@@ -33,7 +33,8 @@ __all__ = ["fit_at", "follow", "more_are_left", "probe", "seek_more"]
 _PROBE_STEPS = 200
 _SMALL = 0.1  # of the best fit's scale: a Gaussian that begins somewhere else
 _ROUNDS, _MANY_MODES = 4, 16  # of further starts that found modes; as many modes are not all of them
-_MODES_A_ROUND, _LAST_ROUNDS = 4, 4  # that finds none of them new; where q is to explain all that they find
+_DEAR_MODES = 4  # that a round without a new one is for, where log p is dear; else one
+_LAST_ROUNDS = 4  # where q is to explain all that they find
 _MORE, _CHEAP = 16, 2**21  # times more places, in few dimensions, where that is so many numbers: some milliseconds
 _ARMS = 3  # further Gaussians from places that no fit explains
 _UNSEEN = 5.0  # nats: places that stand for less of the evidence are not worth a fit
@@ -92,10 +93,11 @@ def fit_at(search: Search, place: Float[np.ndarray, " dim"]) -> bool:
 def seek_more(search: Search) -> None:
     """Where there is more than one mode: climb from new starts until rounds of them find none that is new.
 
-    One round for four modes: of five that are as easy to find, 16 climbs miss one with a chance of 3 %, of sixteen
-    with one of 36 %.
+    As many rounds as there are modes: beside four, another that is a tenth as easy to find as each of them is missed by
+    the 16 climbs of a round with a chance of 67 %, by those of five rounds with one of 14 %.
     """
     fruitful = quiet = 0
+    modes_a_round = _DEAR_MODES if search.oracle.one_by_one else 1
     while fruitful < _ROUNDS:
         known = len(search.fits)
         if known < 2 or search.late:
@@ -105,7 +107,7 @@ def seek_more(search: Search) -> None:
         fit_modes(search, _climbs(search))
         if len(search.fits) > known:
             fruitful, quiet = fruitful + 1, 0
-        elif (quiet := quiet + 1) >= known / _MODES_A_ROUND:
+        elif (quiet := quiet + 1) >= known / modes_a_round:
             return
     search.modes_left = True
 

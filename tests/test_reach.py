@@ -69,9 +69,15 @@ def test_it_reaches_as_far_as_there_is_anything():
     assert list(Reaching.of(base, Q, along, heavy).furthest) == [1e4, 1e4]
     # NaN from some distance on: there is nothing to see there
     ends = oracle_of(lambda z: jnp.where(jnp.abs(z[0]) > 50, jnp.nan, -2 * jnp.log1p(jnp.sum(z**2))), 3)
-    first, second = Reaching.of(base, Q, along, ends).furthest
-    assert 20 < first < 35
-    assert second <= 1e4
+    round_ = Gaussian(np.zeros(3), np.eye(3))
+    proposal = Reaching.of(Proposal((round_,), np.ones(1)), round_, along, ends)
+    first, second = proposal.furthest
+    assert 50 < first < 70
+    assert second == 1e4
+    # the first coordinate's tail ends by itself: nothing is left of it where the proposal ends
+    far = np.array([[49.0, 0, 0], [0, 0, 3e3], [0, 0, 3]])
+    assert list(proposal.at_the_end(far)) == [False, True, False]
+    assert not Reaching.of(base, Q, along, normal).at_the_end(far).any()
 
 
 @pytest.mark.parametrize(("index", "ends"), [(1.0, False), (2.0, False), (3.0, True), (6.0, True)])

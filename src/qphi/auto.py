@@ -181,7 +181,9 @@ def _conclude(search: Search) -> Inference:
         endless = beyond_help(assessed.weighed.check, assessed.moments)
     if assessed.weighed.usable and not assessed.judgement.trust.usable and not endless:
         with search.stage("bend"):
-            assessed = bend(search, assessed)
+            straight, assessed = assessed, bend(search, assessed)
+            if assessed is not straight and not assessed.judgement.trust.usable:
+                assessed = reach(search, assessed)
         if not assessed.judgement.trust.usable:
             with search.stage("cover"):
                 straight, assessed = assessed, cover(search, assessed)

@@ -30,23 +30,24 @@ _FAIR_SHARE = 0.05  # of the pairs: the ESS of weights that fail for their tails
 
 def reach(search: Search, plain: Assessed) -> Assessed:
     """The assessment by draws that reach far out, where it can be used, or says that moments do not exist; else the one
-    there is. Only where the weights are fair but for their tails."""
+    there is. Only where the weights are fair but for their tails. In the coordinates of a map, where there is one."""
     check = plain.weighed.check
-    if search.oracle.dim > _MOST_DIM or search.late or check.ess < _FAIR_SHARE * check.pairs or plain.case.modes_left:
+    oracle = plain.oracle
+    if oracle.dim > _MOST_DIM or search.late or check.ess < _FAIR_SHARE * check.pairs or plain.case.modes_left:
         return plain
     around = moment_matched(plain.weighed.z, plain.weighed.weights)
     if around is None:
         return plain
     tails = weighted_moments(plain.weighed.z, plain.weighed.weights).sd_khat
     along = np.argsort(-np.nan_to_num(tails, nan=math.inf))[:_MOST_ALONG]
-    proposal = Reaching.of(Proposal(plain.parts, plain.weighed.shares), around, along, search.oracle)
-    weighed = weigh(search, proposal, search.oracle, _TIMES)
+    proposal = Reaching.of(Proposal(plain.parts, plain.weighed.shares), around, along, oracle)
+    weighed = weigh(search, proposal, oracle, _TIMES)
     if not weighed.usable:
         return plain
     # what has no weight may lie too far out for numbers
     weighed = dataclasses.replace(weighed, z=np.where(weighed.weights[:, None] > 0, weighed.z, around.mean))
     case = dataclasses.replace(plain.case, late=search.late, largest_log_weight=float(np.max(weighed.excess)))
-    found = assess(search.oracle, plain.parts, weighed, case, plain.residual)
+    found = assess(oracle, plain.parts, weighed, case, plain.residual)
     moments = with_ends(found.moments, flattened(found.values), weighed.weights, proposal.at_the_end(weighed.z))
     judgement = by_weights(case, weighed.check, moments)
     if not (judgement.trust.usable or beyond_help(weighed.check, moments)):

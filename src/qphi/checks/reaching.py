@@ -102,10 +102,13 @@ class Reaching:
         return ((z - self.around.mean) / self.around.sd)[:, self.along]
 
     def at_the_end(self, z: Float[np.ndarray, "draws dim"]) -> Bool[np.ndarray, " draws"]:
-        """Which lie in the last third of the distances."""
-        least = self.furthest * (_NEAREST / self.furthest) ** _LAST
+        """Which lie in the last third of the distances, of those that only this proposal ends."""
+        endless = self.furthest >= _FURTHEST
+        if not endless.any():
+            return np.zeros(len(z), bool)
+        least = _FURTHEST * (_NEAREST / _FURTHEST) ** _LAST
         out = np.sqrt(self.around.radius(z) / z.shape[1])
-        return (out > least.max()) | (np.abs(self.coordinates(z)) > least).any(axis=1)
+        return (out > least) | (np.abs(self.coordinates(z)[:, endless]) > least).any(axis=1)
 
     def _straight(self, random: np.random.Generator, count: int) -> Float[np.ndarray, "count dim"]:
         steps = self.around.stretch(stratified_normal(random, count, len(self.around.mean)))

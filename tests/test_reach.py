@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -12,10 +13,13 @@ from numpyro.distributions import constraints
 from scipy import stats
 
 from posterior_zoo import Known, fitted
+from qphi.assess import assess_fits
+from qphi.auto import EFFORTS, explore
 from qphi.checks.proposal import Proposal
 from qphi.checks.reaching import Reaching, with_ends
 from qphi.checks.weighted import weighted_moments
 from qphi.precision import double
+from qphi.reach import reach
 from qphi.solvers.exact import Gaussian
 from qphi.targets import LogDensity
 from qphi.targets.oracle import Oracle
@@ -94,6 +98,28 @@ def test_a_tail_that_does_not_end_has_moments_left_far_out(index, ends):
     assert (found.mean_khat[0] < 0.9) == (index > 1)
     if ends:
         assert found.sd_khat[0] == moments.sd_khat[0]
+
+
+def assessed(log_density, dim, seed=0):
+    """The search and the weights of a fit, before any rung."""
+    search = explore(oracle_of(log_density, dim), jax.random.key(seed), effort=EFFORTS["standard"])
+    return search, assess_fits(search)
+
+
+def test_only_fair_weights_of_few_dimensions_are_reached_for():
+    search, plain = assessed(lambda z: -2.3 * jnp.log1p(jnp.sum(z**2) / 2.6), 2)
+    assert not plain.judgement.trust.usable
+    reached = reach(search, plain)
+    assert reached is not plain
+    assert reached.judgement.trust.usable
+    assert reached.weighed.check.pairs > 1.9 * plain.weighed.check.pairs
+    poor = dataclasses.replace(plain.weighed.check, ess=0.01 * plain.weighed.check.pairs)
+    unfair = dataclasses.replace(plain, weighed=dataclasses.replace(plain.weighed, check=poor))
+    assert reach(search, unfair) is unfair
+    more = dataclasses.replace(plain, case=dataclasses.replace(plain.case, modes_left=True))
+    assert reach(search, more) is more
+    search.deadline = 0.0
+    assert reach(search, plain) is plain
 
 
 def student(dim, df):

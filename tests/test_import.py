@@ -28,7 +28,7 @@ modes
 unseen many
 assess
 redraw
-cover
+cover reach
 auto posterior
 loop
 by_gradients

@@ -78,10 +78,9 @@ def test_it_reaches_as_far_as_there_is_anything():
     first, second = proposal.furthest
     assert 50 < first < 70
     assert second == 1e4
-    # the first coordinate's tail ends by itself: nothing is left of it where the proposal ends
-    far = np.array([[49.0, 0, 0], [0, 0, 3e3], [0, 0, 3]])
-    assert list(proposal.at_the_end(far)) == [False, True, False]
-    assert not Reaching.of(base, Q, along, normal).at_the_end(far).any()
+    far = np.array([[49.0, 0, 0], [0, 0, 3e3], [7, 0, 3]])
+    assert list(proposal.at_the_end(far)) == [True, True, False]
+    assert not Reaching.of(base, Q, along, normal).at_the_end(far).any()  # a light tail has no end far out
 
 
 @pytest.mark.parametrize(("index", "ends"), [(1.0, False), (2.0, False), (3.0, True), (6.0, True)])

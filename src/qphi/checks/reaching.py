@@ -22,6 +22,7 @@ _NEAREST, _FURTHEST = 0.5, 1e4  # sds
 _SCANNED, _FEWEST_STEPS = 40, 6  # distances at which log p is looked at; those that are always reached: 2.3 sds
 _GONE, _GONE_EACH = 100.0, 10.0  # nats below the highest, and as many for each dimension: nothing beyond
 _LAST = 1 / 3  # of the logarithmic range: its end
+_FAR = 8.0  # sds: a Gaussian's tail, which ends within 20, has nothing there
 _LEFT = 0.12  # share of a moment there: x^-1 has a third
 _ENDLESS = 1.0  # Pareto k
 
@@ -102,13 +103,13 @@ class Reaching:
         return ((z - self.around.mean) / self.around.sd)[:, self.along]
 
     def at_the_end(self, z: Float[np.ndarray, "draws dim"]) -> Bool[np.ndarray, " draws"]:
-        """Which lie in the last third of the distances, of those that only this proposal ends."""
-        endless = self.furthest >= _FURTHEST
-        if not endless.any():
+        """Which lie in the last third of the distances, where that is far out: light tails end before."""
+        least = self.furthest * (_NEAREST / self.furthest) ** _LAST
+        far = least > _FAR
+        if not far.any():
             return np.zeros(len(z), bool)
-        least = _FURTHEST * (_NEAREST / _FURTHEST) ** _LAST
         out = np.sqrt(self.around.radius(z) / z.shape[1])
-        return (out > least) | (np.abs(self.coordinates(z)[:, endless]) > least).any(axis=1)
+        return (out > least.max()) | (np.abs(self.coordinates(z)[:, far]) > least[far]).any(axis=1)
 
     def _straight(self, random: np.random.Generator, count: int) -> Float[np.ndarray, "count dim"]:
         steps = self.around.stretch(stratified_normal(random, count, len(self.around.mean)))

@@ -125,6 +125,13 @@ def student(dim, df):
     return Known(lambda x: -0.5 * (df + dim) * jnp.log1p(jnp.sum(x**2) / df), dim, 0.0, math.sqrt(df / abs(df - 2)))
 
 
+def test_what_does_not_vary_has_no_tail():
+    """As the diagonal of a correlation matrix: chains that check such weights would call its sd unknown."""
+    values, weights = np.ones((100, 1)), np.full(100, 0.01)
+    moments = weighted_moments(values, weights)
+    assert (with_ends(moments, values, weights, np.arange(100) > 50).sd_khat == moments.sd_khat).all()
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_heavy_tails_are_known_to_a_few_hundredths(seed):
     """Without draws far out sds were a third short, or in doubt."""

@@ -132,7 +132,7 @@ def with_ends(
         for khat, size in zip((moments.mean_khat, moments.sd_khat), (distance, distance**2), strict=True):
             parts = np.where(weights[:, None] > 0, weights[:, None] * size, 0.0)
             left = parts[last].sum(axis=0) / parts.sum(axis=0)
-            khats.append(np.where(left < _LEFT, khat, np.maximum(khat, _ENDLESS)))
+            khats.append(np.where(left >= _LEFT, np.maximum(khat, _ENDLESS), khat))  # NaN: a constant
     return dataclasses.replace(moments, mean_khat=khats[0], sd_khat=khats[1])
 
 
